@@ -1,0 +1,68 @@
+# Every task of the project. `make` alone prints them.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+export UV_PYTHON_DOWNLOADS := never
+export UV_PROJECT_ENVIRONMENT := .venv
+DATA ?= ../shared/data
+export ODDSTREAM_REAL_DATA ?= $(DATA)
+
+## Use it
+
+.PHONY: run
+run: .venv/run.stamp ## start everything: embedded services, pipeline, gRPC on 50051, operations on 9464
+	@exec $(BIN)/oddstream-server run
+
+.PHONY: test
+test: .venv/dev.stamp ## all tests but the long drills: parallel, random order, branch coverage gate
+	@$(BIN)/python -m pytest -n $(or $(JOBS),4) --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=80 $(ARGS)
+
+## Work on it
+
+.PHONY: setup
+setup: .venv/dev.stamp ## the environment with every tool
+
+.PHONY: lint
+lint: .venv/dev.stamp lint-proto ## ruff, mypy --strict, import contracts, protos
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy server/oddstream_server clients/python/oddstream
+	@$(BIN)/lint-imports
+	@$(BIN)/uv lock --check -q
+
+.PHONY: format
+format: .venv/dev.stamp ## rewrite code and protos in the house's format
+	@$(BIN)/ruff format -q .
+	@$(BIN)/ruff check -q --fix .
+	@$(BIN)/buf format -w
+
+.PHONY: clean
+clean: ## remove the environment and caches; the data folder stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+
+.PHONY: help
+help: ## this page
+	@awk '/^## /{printf "\n%s\n", substr($$0,4)} /^[a-z-]+:.*## /{split($$0,a,":.*## "); printf "  make %-18s %s\n", a[1], a[2]}' $(MAKEFILE_LIST)
+
+# --- the environment -------------------------------------------------------------------------------------------------
+
+.venv/bin/uv:
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "making the environment in .venv ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/run.stamp: uv.lock pyproject.toml server/pyproject.toml clients/python/pyproject.toml | .venv/bin/uv
+	@echo "installing the locked dependencies (about 150 MB the first time) ..."
+	@$(BIN)/uv sync -q --locked --inexact --no-dev
+	@touch $@
+
+.venv/dev.stamp: uv.lock pyproject.toml server/pyproject.toml clients/python/pyproject.toml | .venv/bin/uv
+	@echo "installing the locked dependencies and tools ..."
+	@$(BIN)/uv sync -q --locked --inexact
+	@touch $@ .venv/run.stamp

@@ -1,0 +1,120 @@
+"""JSON lines with the correlation id of the call or run they belong to.
+
+Our own lines go through structlog straight to bytes; lines of libraries come through the standard logging module and
+leave in the same shape.
+"""
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+SECRET_WORDS = ("authorization", "password", "secret", "token", "private_key", "api_key", "database_url", "redis_url")
+"""A field whose name contains one of these is never written; ids and prefixes have other names."""
+SAFE_FIELDS = frozenset({"page_token_present", "resume_token_present"})
+
+
+def _drop_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for name in event:
+        if name not in SAFE_FIELDS and any(word in name.lower() for word in SECRET_WORDS):
+            event[name] = "[removed]"
+    return event
+
+
+class _LineWriter:
+    """Appends whole lines to a file descriptor; several processes may share one file opened for append."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+
+    def msg(self, message: bytes | str) -> None:
+        line = message if isinstance(message, bytes) else message.encode()
+        with self._lock:
+            view = memoryview(line + b"\n")
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+    debug = info = warning = error = critical = exception = log = fatal = failure = err = msg
+
+
+class _Forward(logging.Handler):
+    """Hands a library's record to the same writer."""
+
+    def __init__(self, render: Callable[[logging.LogRecord], bytes | str], writer: _LineWriter) -> None:
+        super().__init__()
+        self._render = render
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._writer.msg(self._render(record))
+        except Exception:
+            self.handleError(record)
+
+
+def _dumps(value: object, **_: Any) -> bytes:
+    return orjson.dumps(value, default=repr)
+
+
+def configure_logging(*, level: str, json: bool, file: Path | None, process: str) -> None:
+    """Set up this process's logging; call once, before the first line.
+
+    :param file: where lines are appended (mode 0600, folders made); None is stderr.
+    :param process: the worker's name (``serve-0``, ``pipeline``, ``supervisor``), on every line.
+    """
+    if file is None:
+        fd = sys.stderr.fileno()
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    writer = _LineWriter(fd)
+    threshold = getattr(logging, level.upper())
+
+    def _add_process(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        event["process"] = process
+        return event
+
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        _add_process,
+        structlog.processors.StackInfoRenderer(),
+        _drop_secrets,
+    ]
+    final: list[Processor] = (
+        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(serializer=_dumps)]
+        if json
+        else [structlog.dev.ConsoleRenderer(colors=file is None and sys.stderr.isatty())]
+    )
+    structlog.configure(
+        processors=[*shared, *final],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=lambda *_: writer,
+        cache_logger_on_first_use=True,
+    )
+
+    def render(record: logging.LogRecord) -> bytes | str:
+        event: EventDict = {"event": record.getMessage(), "logger": record.name}
+        if record.exc_info:
+            event["exc_info"] = record.exc_info
+        name = record.levelname.lower()
+        result: Any = event
+        for processor in (*shared, *final):
+            result = processor(None, name, result)
+        return result  # type: ignore[no-any-return]  # the last processor renders to bytes or str
+
+    root = logging.getLogger()
+    root.handlers[:] = [_Forward(render, writer)]
+    root.setLevel(max(threshold, logging.INFO))
+    for noisy in ("aiohttp.access", "alembic", "sqlalchemy.engine", "grpc._cython.cygrpc"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.captureWarnings(True)

@@ -1,0 +1,206 @@
+"""Every setting of the server, read from the environment (and ``.env``) once, checked, and frozen.
+
+This is the only module that reads the environment. A bad value is refused at the start with the variable's name, the
+rule and the way out; a secret never shows in ``repr`` or in an error.
+"""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from oddstream_server.domain.market import Venue
+
+PREFIX = "ODDSTREAM_"
+
+
+class VenueChoice(StrEnum):
+    AUTO = "auto"
+    KALSHI = "kalshi"
+    POLYMARKET = "polymarket"
+    SIMULATED = "simulated"
+
+
+class LogFormat(StrEnum):
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class SettingsError(Exception):
+    """The environment holds a value that can't be used; the text names each variable, its rule and the way out."""
+
+
+class Settings(BaseSettings):
+    """See ``.env.example`` for each variable in words."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
+    )
+
+    data_dir: Path = Path(".oddstream")
+    """Folder of the embedded services, keys and logs."""
+
+    database_url: SecretStr | None = None
+    """postgresql+asyncpg://...; absent: the embedded PostgreSQL."""
+    redis_url: SecretStr | None = None
+    """redis://... or rediss://...; absent: the embedded Redis."""
+    database_pool_size: int = Field(default=5, ge=1, le=500)
+    database_max_overflow: int = Field(default=5, ge=0, le=500)
+    database_pool_timeout_seconds: float = Field(default=5.0, gt=0, le=60)
+    database_pool_recycle_seconds: int = Field(default=1800, ge=60)
+    database_reserved_connections: int = Field(default=5, ge=0)
+    """Connections left to operators and backups in the pool budget."""
+
+    grpc_host: str = "127.0.0.1"
+    grpc_port: int = Field(default=50051, ge=0, le=65535)
+    allow_plaintext_from_the_network: bool = False
+    """Required before ``grpc_host`` may be anything but loopback: keys would cross the network in clear."""
+    operations_host: str = "127.0.0.1"
+    operations_port: int = Field(default=9464, ge=0, le=65535)
+    workers: int = Field(default=1, ge=1, le=64)
+    """Serving processes that share the gRPC port."""
+    drain_seconds: float = Field(default=2.0, ge=0, le=600)
+    """How long health says NOT_SERVING before new calls are refused: at least fall x interval of the balancer."""
+    grace_seconds: float = Field(default=10.0, ge=0, le=600)
+    """How long calls in flight may take to finish after that."""
+    stream_maximum_age_seconds: float = Field(default=1500.0, ge=1)
+    streams_per_key: int = Field(default=100, ge=1)
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    """CIDR blocks whose x-forwarded-for is believed, separated by commas."""
+    calls_per_minute: int = Field(default=6000, ge=1)
+    """Limit a key, unless its scopes say less."""
+    unauthenticated_calls_per_minute: int = Field(default=100, ge=1)
+    """Limit a peer address of calls without a good key."""
+
+    venues: Annotated[tuple[VenueChoice, ...], NoDecode] = (VenueChoice.AUTO,)
+    """``auto``, or venues separated by commas."""
+    markets_per_venue: int = Field(default=500, ge=1, le=100_000)
+    """How many open markets are followed at most, by volume."""
+    discovery_seconds: float = Field(default=300.0, ge=1)
+    kalshi_rest_url: str = "https://external-api.kalshi.com/trade-api/v2"
+    kalshi_websocket_url: str = "wss://external-api-ws.kalshi.com/trade-api/ws/v2"
+    kalshi_key_id: str | None = None
+    kalshi_private_key_file: Path | None = None
+    polymarket_gamma_url: str = "https://gamma-api.polymarket.com"
+    polymarket_clob_url: str = "https://clob.polymarket.com"
+    polymarket_data_url: str = "https://data-api.polymarket.com"
+    polymarket_websocket_url: str = "wss://ws-subscriptions-clob.polymarket.com/ws/market"
+    simulated_seed: int = 1
+    simulated_speed: float = Field(default=1.0, gt=0, le=10_000)
+    simulated_events: int = Field(default=40, ge=1, le=100_000)
+    lease_seconds: float = Field(default=3.0, ge=0.5, le=60)
+    """How long a dead pipeline leader blocks the next one."""
+    declarations_file: Path | None = None
+    """Reviewed declarations of what venues don't say (exhaustiveness of a series), JSON."""
+    tick_retention_days: int = Field(default=14, ge=1)
+
+    parent_pid: int | None = None
+    """Set by the supervisor for its workers, which die with it."""
+
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    log_format: LogFormat = LogFormat.JSON
+    log_file: Path | None = None
+    """Where log lines go; absent: stderr, or ``<data dir>/logs/server.jsonl`` when stderr is a terminal."""
+
+    @field_validator("venues", mode="before")
+    @classmethod
+    def _split_venues(cls, value: object) -> object:
+        return tuple(v.strip().lower() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split_networks(cls, value: object) -> object:
+        return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks_parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network)
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_scheme(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        url = value.get_secret_value()
+        for scheme in ("postgresql+asyncpg://", "postgresql://", "postgres://"):
+            if url.startswith(scheme):
+                return SecretStr("postgresql+asyncpg://" + url.removeprefix(scheme))
+        raise ValueError("must start with postgresql+asyncpg:// (or postgresql://)")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_scheme(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return value
+
+    @model_validator(mode="after")
+    def _venues_make_sense(self) -> Self:
+        if not self.venues:
+            raise ValueError("venues: name at least one of auto, kalshi, polymarket, simulated")
+        if VenueChoice.AUTO in self.venues and len(self.venues) > 1:
+            raise ValueError("venues: auto stands alone; name the venues instead")
+        return self
+
+    @model_validator(mode="after")
+    def _plaintext_stays_on_loopback(self) -> Self:
+        if not self.allow_plaintext_from_the_network and not is_loopback(self.grpc_host):
+            raise ValueError(
+                "grpc_host: is not a loopback address and this listener has no TLS; "
+                "put a TLS edge before it and set ODDSTREAM_ALLOW_PLAINTEXT_FROM_THE_NETWORK=true if you mean it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kalshi_key_is_whole(self) -> Self:
+        if (self.kalshi_key_id is None) != (self.kalshi_private_key_file is None):
+            raise ValueError("kalshi_key_id and kalshi_private_key_file: set both or neither")
+        return self
+
+    @property
+    def named_venues(self) -> tuple[Venue, ...]:
+        """The venues named by the operator; empty for ``auto``."""
+        return tuple(Venue(v.value) for v in self.venues if v is not VenueChoice.AUTO)
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings() -> Settings:
+    """The settings of this process.
+
+    :raises SettingsError: one line a variable; values are not repeated, since they may be secrets.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_input=False, include_url=False, include_context=False):
+            name = "_".join(str(part) for part in problem["loc"][:1])
+            text = problem["msg"].removeprefix("Value error, ")
+            if not name:
+                name, _, text = text.partition(": ")
+            variables = " and ".join(f"{PREFIX}{n.upper()}" for n in name.split(" and "))
+            lines.append(f"{variables}: {text}")
+        raise SettingsError("\n".join(lines)) from None
+
+
+def worker_environment(overrides: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a worker process: this one's, with settings replaced (names without the prefix)."""
+    return {**os.environ, **{f"{PREFIX}{name.upper()}": value for name, value in overrides.items()}}
