@@ -1,0 +1,100 @@
+import os
+
+import pytest
+
+from oddstream_server.settings import Settings, SettingsError, VenueChoice, load_settings, worker_environment
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch, tmp_path):
+    for name in list(os.environ):
+        if name.startswith("ODDSTREAM_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_no_setting_at_all_is_the_embedded_default_on_loopback_with_venues_chosen_by_reach():
+    settings = load_settings()
+    assert settings.database_url is None
+    assert settings.redis_url is None
+    assert settings.grpc_host == "127.0.0.1"
+    assert settings.grpc_port == 50051
+    assert settings.operations_port == 9464
+    assert settings.venues == (VenueChoice.AUTO,)
+    assert settings.named_venues == ()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "rule"),
+    [
+        ("GRPC_PORT", "70000", "less than or equal to 65535"),
+        ("GRPC_PORT", "many", "valid integer"),
+        ("VENUES", "nasdaq", "'auto', 'kalshi', 'polymarket' or 'simulated'"),
+        ("DATABASE_URL", "mysql://u:planted-secret@h/d", "must start with postgresql+asyncpg://"),
+        ("REDIS_URL", "http://planted-secret", "must start with redis://"),
+        ("TRUSTED_PROXIES", "10.0.0.0/99", "does not appear to be an IPv4 or IPv6 network"),
+        ("LOG_LEVEL", "chatty", "should match pattern"),
+        ("WORKERS", "0", "greater than or equal to 1"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name_and_rule_and_is_not_repeated(monkeypatch, variable, value, rule):
+    monkeypatch.setenv(f"ODDSTREAM_{variable}", value)
+    with pytest.raises(SettingsError) as refusal:
+        load_settings()
+    text = str(refusal.value)
+    assert text.startswith(f"ODDSTREAM_{variable}: ")
+    assert rule in text
+    assert "planted-secret" not in text
+    assert refusal.value.__cause__ is None
+
+
+def test_several_bad_values_are_all_named(monkeypatch):
+    monkeypatch.setenv("ODDSTREAM_GRPC_PORT", "-1")
+    monkeypatch.setenv("ODDSTREAM_WORKERS", "0")
+    with pytest.raises(SettingsError) as refusal:
+        load_settings()
+    assert {line.partition(":")[0] for line in str(refusal.value).splitlines()} == {
+        "ODDSTREAM_GRPC_PORT",
+        "ODDSTREAM_WORKERS",
+    }
+
+
+def test_auto_stands_alone(monkeypatch):
+    monkeypatch.setenv("ODDSTREAM_VENUES", "auto,kalshi")
+    with pytest.raises(SettingsError, match=r"^ODDSTREAM_VENUES: auto stands alone"):
+        load_settings()
+
+
+def test_a_plaintext_listener_off_loopback_needs_the_setting_with_the_frightening_name(monkeypatch):
+    monkeypatch.setenv("ODDSTREAM_GRPC_HOST", "0.0.0.0")
+    with pytest.raises(SettingsError, match="ODDSTREAM_ALLOW_PLAINTEXT_FROM_THE_NETWORK=true"):
+        load_settings()
+    monkeypatch.setenv("ODDSTREAM_ALLOW_PLAINTEXT_FROM_THE_NETWORK", "true")
+    assert load_settings().grpc_host == "0.0.0.0"
+
+
+def test_half_a_kalshi_key_is_refused(monkeypatch):
+    monkeypatch.setenv("ODDSTREAM_KALSHI_KEY_ID", "4bd4f3d2-0000-4000-8000-000000000000")
+    with pytest.raises(SettingsError, match="ODDSTREAM_KALSHI_PRIVATE_KEY_FILE: set both or neither"):
+        load_settings()
+
+
+@pytest.mark.parametrize("scheme", ["postgres://", "postgresql://", "postgresql+asyncpg://"])
+def test_every_spelling_of_a_postgresql_url_becomes_asyncpg_and_its_password_stays_out_of_repr(monkeypatch, scheme):
+    monkeypatch.setenv("ODDSTREAM_DATABASE_URL", f"{scheme}u:planted-secret@db/oddstream")
+    settings = load_settings()
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == "postgresql+asyncpg://u:planted-secret@db/oddstream"
+    assert "planted-secret" not in repr(settings)
+
+
+def test_settings_refuse_to_change_after_they_were_read():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().workers = 3  # type: ignore[misc]  # the point of the test
+
+
+def test_a_worker_gets_this_environment_with_the_overrides(monkeypatch):
+    monkeypatch.setenv("ODDSTREAM_WORKERS", "2")
+    environment = worker_environment({"redis_url": "redis://x"})
+    assert environment["ODDSTREAM_WORKERS"] == "2"
+    assert environment["ODDSTREAM_REDIS_URL"] == "redis://x"
