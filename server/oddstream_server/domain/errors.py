@@ -14,11 +14,13 @@ OddstreamError
 ├── OutOfRange             a resume point outside the log
 ├── ResourceExhausted      rate limit, quota, slow consumer
 ├── Unavailable            draining, or a dependency is away
+├── DeadlineExceeded       the time of the call ran out
 └── Unimplemented          the rpc comes with a later release
 
 The text of each is made by us for the caller: it may be shown. Any other exception's text may not.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -103,18 +105,19 @@ class PermissionDenied(OddstreamError):
 
 
 class NotFound(OddstreamError):
-    default_reason = "NOT_FOUND"
+    """:param resource_type: the resource's name in the contract, e.g. ``MarketLink``; it makes the reason
+    (``MARKET_LINK_NOT_FOUND``).
+    """
 
     def __init__(self, resource_type: str, resource_name: str, *, reason: str | None = None) -> None:
-        super().__init__(f"{resource_type} {resource_name!r} does not exist", reason=reason)
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", resource_type).upper()
+        super().__init__(f"{resource_type} {resource_name!r} does not exist", reason=reason or f"{words}_NOT_FOUND")
         self.resource_type = resource_type
         self.resource_name = resource_name
 
 
 class AlreadyExists(OddstreamError):
-    default_reason = "ALREADY_EXISTS"
-
-    def __init__(self, resource_type: str, resource_name: str, *, reason: str | None = None) -> None:
+    def __init__(self, resource_type: str, resource_name: str, *, reason: str) -> None:
         super().__init__(f"{resource_type} {resource_name!r} exists already", reason=reason)
         self.resource_type = resource_type
         self.resource_name = resource_name
@@ -123,10 +126,10 @@ class AlreadyExists(OddstreamError):
 class FailedPrecondition(OddstreamError):
     """:param subject: what is in the wrong state; the message says which state it needs."""
 
-    default_reason = "WRONG_STATE"
-
-    def __init__(self, message: str, *, subject: str, reason: str | None = None) -> None:
-        super().__init__(message, reason=reason)
+    def __init__(
+        self, message: str, *, subject: str, reason: str, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
         self.subject = subject
 
 
@@ -172,6 +175,10 @@ class Unavailable(OddstreamError):
     ) -> None:
         super().__init__(message, reason=reason, metadata=metadata)
         self.retry_after_us = retry_after_us
+
+
+class DeadlineExceeded(OddstreamError):
+    default_reason = "DEADLINE_EXCEEDED"
 
 
 class Unimplemented(OddstreamError):
