@@ -1,0 +1,288 @@
+"""The pool, and the only two ways to a connection: ``transaction()`` to write and ``reading()`` to read.
+
+Both open a real transaction in one round trip that also carries what is left of the caller's deadline as
+``statement_timeout`` and the correlation id as a comment and as the application name, so that a slow query in
+``pg_stat_activity`` or in PostgreSQL's log leads back to its call. Both are safe to cancel: the server is told to stop
+the query, the transaction is rolled back, and only then does the connection go back to the pool.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import asyncpg
+import orjson
+from sqlalchemy import event, exc
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from oddstream_server.application.request import correlation_id, remaining_seconds
+from oddstream_server.domain.errors import Aborted, OddstreamError, Unavailable
+
+T = TypeVar("T")
+
+READ_RETRY_BUDGET_SECONDS = 2.5
+"""A restart of PostgreSQL takes well under a second; a reader waits this long before it is told."""
+
+_POSTGRES_EPOCH_US = 946_684_800_000_000
+_AWAY = frozenset({"57P01", "57P02", "57P03", "08000", "08001", "08003", "08006", "25P03", "57P05"})
+_CONFLICT = frozenset({"40001", "40P01", "55P03"})
+_FULL = frozenset({"53100", "53200", "53300", "53400"})
+
+
+class DatabaseAway(Unavailable):
+    """The connection was refused or lost: the same read may well succeed on a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One open transaction, by SQLAlchemy Core and by the driver: both speak on the same connection."""
+
+    core: AsyncConnection
+    driver: "asyncpg.Connection[Any]"
+
+
+class Database:
+    """A pool of connections to one PostgreSQL.
+
+    :param url: ``postgresql://user:password@host:port/name``; a socket folder as ``?host=/folder``.
+    :param transaction_pooler: True behind pgbouncer in transaction mode: no prepared statement outlives a transaction.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 6,
+        max_overflow: int = 4,
+        pool_timeout_seconds: float = 3.0,
+        recycle_seconds: int = 1_800,
+        application_name: str = "oddstream",
+        transaction_pooler: bool = False,
+    ) -> None:
+        self.url = sqlalchemy_url(url)
+        self.dsn = driver_dsn(url)
+        self.maximum_connections = pool_size + max_overflow
+        self.application_name = application_name
+        connect_args: dict[str, Any] = {
+            "timeout": 5,
+            "server_settings": {"application_name": application_name, "timezone": "UTC"},
+        }
+        if transaction_pooler:
+            connect_args |= {
+                "statement_cache_size": 0,
+                "prepared_statement_cache_size": 0,
+                "prepared_statement_name_func": lambda: "",
+            }
+        self._engine: AsyncEngine = create_async_engine(
+            self.url,
+            pool_size=pool_size,
+            max_overflow=max_overflow,
+            pool_timeout=pool_timeout_seconds,
+            pool_recycle=recycle_seconds,
+            pool_pre_ping=True,
+            # BEGIN and COMMIT are sent below, each with what belongs to it in one round trip.
+            isolation_level="AUTOCOMMIT",
+            json_serializer=lambda value: orjson.dumps(value).decode(),
+            json_deserializer=orjson.loads,
+            connect_args=connect_args,
+        )
+        event.listen(self._engine.sync_engine, "connect", _exact_instants)
+        self._closings: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Let running clean-ups end and close every connection."""
+        if self._closings:
+            await asyncio.gather(*self._closings, return_exceptions=True)
+        await self._engine.dispose()
+
+    def connections_in_use(self) -> int:
+        return int(self._engine.pool.checkedout())  # type: ignore[attr-defined]  # every queue pool has it
+
+    @asynccontextmanager
+    async def transaction(
+        self, *, timeout_seconds: float | None = None, isolation: str = "READ COMMITTED", read_only: bool = False
+    ) -> AsyncIterator[Transaction]:
+        """Commit at the end, roll back on any exception.
+
+        :param timeout_seconds: bound of each statement; what is left of the call's deadline where that is less.
+        :raises Unavailable: the database is away, busy, full or too slow.
+        :raises Aborted: a conflict with another transaction.
+        """
+        with _translated():
+            connection = await self._connected()
+            try:
+                raw = (await connection.get_raw_connection()).driver_connection
+                assert isinstance(raw, asyncpg.Connection)
+                await raw.execute(self._begin(timeout_seconds, isolation, read_only))
+                yield Transaction(connection, raw)
+                await raw.execute("COMMIT")
+            except BaseException:
+                await self._finish(connection, failed=True)
+                raise
+            await self._finish(connection, failed=False)
+
+    @asynccontextmanager
+    async def reading(
+        self, *, timeout_seconds: float | None = None, snapshot: bool = False
+    ) -> AsyncIterator[Transaction]:
+        """A read-only transaction.
+
+        :param snapshot: every statement sees the same instant.
+        """
+        isolation = "REPEATABLE READ" if snapshot else "READ COMMITTED"
+        async with self.transaction(
+            timeout_seconds=timeout_seconds, isolation=isolation, read_only=True
+        ) as transaction:
+            yield transaction
+
+    async def read(
+        self,
+        work: Callable[[Transaction], Awaitable[T]],
+        *,
+        timeout_seconds: float | None = None,
+        snapshot: bool = False,
+    ) -> T:
+        """Run a read, again on a new connection while the database is away, for at most 2.5 s.
+
+        :param work: what to read; must be free of effects, since it may run more than once.
+        """
+        give_up = time.monotonic() + READ_RETRY_BUDGET_SECONDS
+        pause = 0.02
+        while True:
+            try:
+                async with self.reading(timeout_seconds=timeout_seconds, snapshot=snapshot) as transaction:
+                    return await work(transaction)
+            except DatabaseAway:
+                if time.monotonic() + pause > give_up:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 0.25)
+
+    async def _connected(self) -> AsyncConnection:
+        # In a task of its own: a cancelled caller must not tear a half-made connection out of the pool's books.
+        starting = asyncio.ensure_future(self._engine.connect().start())
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, started: "asyncio.Future[AsyncConnection]") -> None:
+        if not started.cancelled() and started.exception() is None:
+            self._remember(asyncio.ensure_future(started.result().close()))
+
+    def _remember(self, closing: "asyncio.Task[None]") -> None:
+        self._closings.add(closing)
+        closing.add_done_callback(self._closings.discard)
+
+    async def _finish(self, connection: AsyncConnection, *, failed: bool) -> None:
+        if not failed:
+            closing = asyncio.ensure_future(connection.close())
+        else:
+            closing = asyncio.ensure_future(_rolled_back(connection))
+        self._remember(closing)
+        # A second cancellation leaves the clean-up running; close() waits for it.
+        await asyncio.shield(closing)
+
+    def _begin(self, timeout_seconds: float | None, isolation: str, read_only: bool) -> str:
+        left = remaining_seconds()
+        bounds = [seconds for seconds in (timeout_seconds, left) if seconds is not None]
+        milliseconds = 0 if not bounds else int(min(bounds) * 1_000)
+        if bounds and milliseconds <= 0:
+            raise Unavailable("the call's deadline passed before the database was asked")
+        call = re.sub(r"[^A-Za-z0-9._-]", "", correlation_id())[:40]
+        text = f"BEGIN ISOLATION LEVEL {isolation} {'READ ONLY' if read_only else 'READ WRITE'}"
+        if bounds:
+            text += f"; SET LOCAL statement_timeout = {milliseconds}"
+        if call:
+            text = f"/* correlation_id={call} */ {text}; SET LOCAL application_name = '{self.application_name} {call}'"
+        return text
+
+
+def sqlalchemy_url(url: str) -> URL:
+    """A PostgreSQL URL of any spelling as SQLAlchemy with asyncpg wants it."""
+    return make_url(url).set(drivername="postgresql+asyncpg")
+
+
+def driver_dsn(url: str) -> str:
+    """The same as asyncpg itself wants it."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+async def set_exact_instants(connection: "asyncpg.Connection[Any]") -> None:
+    """Make ``timestamptz`` int microseconds since the Unix epoch on this connection, in COPY too."""
+    await connection.set_type_codec(
+        "timestamptz",
+        schema="pg_catalog",
+        encoder=lambda instant_us: (instant_us - _POSTGRES_EPOCH_US,),
+        decoder=lambda parts: parts[0] + _POSTGRES_EPOCH_US,
+        format="tuple",
+    )
+
+
+def _exact_instants(dbapi_connection: Any, _record: object) -> None:
+    dbapi_connection.run_async(set_exact_instants)
+
+
+async def _rolled_back(connection: AsyncConnection) -> None:
+    """Bring a connection of a failed transaction back to idle, or out of the pool."""
+    try:
+        raw = (await connection.get_raw_connection()).driver_connection
+        assert isinstance(raw, asyncpg.Connection)
+        # After a cancelled query the driver first waits here until the server has stopped it.
+        await raw.execute("ROLLBACK", timeout=5)
+    except Exception:
+        await connection.invalidate()
+    finally:
+        await connection.close()
+
+
+class _translated:
+    """Turn the database's errors into the domain's; their text stays behind as the cause, for the log alone."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if error is None or isinstance(error, OddstreamError | asyncio.CancelledError):
+            return
+        found = translate(error)
+        if found is not None:
+            raise found from error
+
+
+def translate(error: BaseException) -> OddstreamError | None:
+    """The domain's error for one of the driver's, of the pool's or of the socket's; None where it is our own fault."""
+    if isinstance(error, exc.TimeoutError):
+        return Unavailable("all database connections are in use; try again")
+    if isinstance(error, exc.DBAPIError):
+        if error.connection_invalidated:
+            return _away()
+        cause = error.orig.__cause__ if error.orig is not None else None
+        return translate(cause) if cause is not None else None
+    if isinstance(error, exc.InterfaceError | asyncpg.InterfaceError | ConnectionError):
+        return _away()
+    if isinstance(error, asyncpg.PostgresError):
+        code = error.sqlstate or ""
+        if code in _AWAY:
+            return _away()
+        if code in _CONFLICT:
+            return Aborted("another transaction was in the way; try again", reason="CONFLICT")
+        if code in _FULL:
+            return Unavailable("the database is out of a resource; reads may still work", retry_after_us=5_000_000)
+        if code == "57014":
+            return Unavailable("the database did not answer in time; narrow the request or try again")
+        return None
+    if isinstance(error, TimeoutError):
+        return _away()
+    if isinstance(error, OSError):
+        return _away()
+    return None
+
+
+def _away() -> DatabaseAway:
+    return DatabaseAway("the database is away; try again")
