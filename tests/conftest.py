@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 import pytest
+
 from oddstream_server.embedded.binaries import postgres_programs, redis_program
 from oddstream_server.embedded.layout import DataFolder
 from oddstream_server.embedded.placement import Placement, Programs, place

@@ -16,10 +16,14 @@ from oddstream_server.embedded.errors import BinariesMissing
 
 @dataclass(frozen=True, slots=True)
 class PostgresPrograms:
-    """One installation of PostgreSQL: `folder` holds bin/, lib/ and share/."""
+    """One installation of PostgreSQL: `folder` holds bin/, lib/ and share/.
+
+    Its programs find the wheel's own libpq by the relative path from bin/ to `libraries`, so the two move together.
+    """
 
     folder: Path
     major: int
+    libraries: Path
 
     def program(self, name: str) -> Path:
         return self.folder / "bin" / name
@@ -42,7 +46,8 @@ def postgres_installations() -> list[PostgresPrograms]:
     for program in sorted(package.glob("pginstall*/bin/postgres")):
         major = _major_of(program)
         if major is not None:
-            found.append(PostgresPrograms(program.parent.parent, major))
+            libraries = package.with_name(f"{package.name}.libs")
+            found.append(PostgresPrograms(program.parent.parent, major, libraries))
     return found
 
 

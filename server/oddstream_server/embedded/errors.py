@@ -100,10 +100,13 @@ class ServiceFailedToStart(EmbeddedError):
 
 
 class LaunchedOffMainThread(EmbeddedError):
-    """Embedded services start from the main thread: the kernel sends the death signal when the launching thread ends."""
+    """A child was to be launched from a thread that may end before the process does."""
 
     def __init__(self) -> None:
-        super().__init__(str(type(self).__doc__))
+        super().__init__(
+            "start embedded services from the main thread: the kernel sends a child its death signal "
+            "when the thread that launched it ends, not when the process does"
+        )
 
 
 class KeysLost(EmbeddedError):

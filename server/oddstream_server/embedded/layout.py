@@ -16,6 +16,7 @@ import hashlib
 import os
 import stat
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,11 +78,11 @@ class DataFolder:
         for folder in (self.root, self.logs):
             folder.chmod(stat.S_IMODE(folder.stat().st_mode) | 0o111)
 
-    def socket_folder(self) -> Path:
+    def socket_folder(self, trusted_users: Collection[int]) -> Path:
         """`run/`, or a short private folder under /tmp where a socket's path there would pass the kernel's limit.
 
         The short name is the same at each start, so what a killed server left is found again. It must be a folder
-        of our own with mode 0700, or nothing: /tmp is anybody's. Raises DataFolderUnusable.
+        with mode 0700 of one of `trusted_users` (uids), or nothing: /tmp is anybody's. Raises DataFolderUnusable.
         """
         if len(os.fsencode(self.run / LONGEST_SOCKET_NAME)) <= SOCKET_PATH_LIMIT_BYTES:
             return self.run
@@ -91,7 +92,7 @@ class DataFolder:
             short.mkdir(mode=0o700)
         found = short.lstat()
         trusted = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700
-        if not trusted or found.st_uid not in {os.geteuid(), _user_of(self.postgres)}:
+        if not trusted or found.st_uid not in trusted_users:
             raise DataFolderUnusable(
                 short,
                 f"stands where the sockets of {self.root} would go (its own path is too long for a socket), "
@@ -159,10 +160,3 @@ def free_fraction(path: Path) -> float:
     disk = os.statvfs(path)
     usable = disk.f_blocks - disk.f_bfree + disk.f_bavail
     return disk.f_bavail / usable if usable else 0.0
-
-
-def _user_of(path: Path) -> int | None:
-    try:
-        return path.stat().st_uid
-    except FileNotFoundError:
-        return None

@@ -31,6 +31,7 @@ from oddstream_server.embedded.process import Child, Identity, IdentityKind
 
 RELOCATION_ROOT = Path("/var/lib/oddstream")
 _LOCATION_NOTE = "data-is-elsewhere"
+_TRIAL_PREFIX = "trial-"
 _OVERFLOW_ID = 65534
 
 
@@ -69,6 +70,8 @@ async def place(
 
     `kinds` are the identities that may be used. The caller holds the folder's lock.
     """
+    for trial in folder.root.glob(f"{_TRIAL_PREFIX}*"):
+        trial.rmdir()  # of a start that was killed during one
     allowed = set(kinds)
     attempts: list[str] = []
     elsewhere = _noted_location(folder)
@@ -85,7 +88,7 @@ async def place(
         home = elsewhere or relocation_root / hashlib.sha256(os.fsencode(folder.root)).hexdigest()[:16]
         identity = _nobody()
         try:
-            copies = _copied(programs, relocation_root)
+            copies = copy_programs(programs, relocation_root)
             home.mkdir(mode=0o711, parents=True, exist_ok=True)
         except OSError as error:
             attempts.append(f"data and programs under {relocation_root}: {error}")
@@ -95,6 +98,8 @@ async def place(
                 _note_location(folder, home)
                 return _settle(folder, identity, copies, home)
             attempts.append(f"data and programs under {relocation_root}: {finding}")
+            with contextlib.suppress(OSError):
+                home.rmdir()  # empty, unless it holds the database that a note led us to
     raise NoIdentity(attempts)
 
 
@@ -138,7 +143,7 @@ def _described(identity: Identity) -> str:
 async def _try(identity: Identity, programs: Programs, home: Path) -> str | None:
     """Run both programs as `identity` in a folder of its own below `home`; None, or why that failed."""
     mode = home.stat().st_mode & 0o7777
-    trial = Path(tempfile.mkdtemp(prefix="trial-", dir=home))
+    trial = Path(tempfile.mkdtemp(prefix=_TRIAL_PREFIX, dir=home))
     try:
         os.chown(trial, *identity.owner)
         if identity.kind is IdentityKind.SWITCHED_USER:
@@ -178,7 +183,9 @@ async def _run(identity: Identity, program: Path, folder: Path) -> str | None:
 def _settle(folder: DataFolder, identity: Identity, programs: Programs, home: Path) -> Placement:
     if identity.kind is IdentityKind.SWITCHED_USER and home == folder.root:
         folder.open_to_traversal()
-    sockets = folder.socket_folder() if home == folder.root else DataFolder(home).run
+    # As root, an earlier start may have given the folder to nobody.
+    trusted = {os.geteuid(), identity.owner[0], *([_nobody().uid] if os.geteuid() == 0 else [])}
+    sockets = DataFolder(home).socket_folder(trusted)
     placement = Placement(
         identity=identity,
         programs=programs,
@@ -190,7 +197,7 @@ def _settle(folder: DataFolder, identity: Identity, programs: Programs, home: Pa
     )
     for path in (placement.postgres_data, placement.redis_data, placement.sockets, placement.logs):
         if path != placement.postgres_data:
-            path.mkdir(mode=0o700, exist_ok=True)
+            path.mkdir(mode=0o700, exist_ok=True)  # the cluster makes its own, whole or not at all
         if path.exists():
             _give(path, identity)
     return placement
@@ -211,35 +218,43 @@ def _give(path: Path, identity: Identity) -> None:
     os.chown(path, uid, gid)
 
 
-def _copied(programs: Programs, root: Path) -> Programs:
-    """The programs under `root`, copied there once a version, readable by all."""
+def copy_programs(programs: Programs, root: Path) -> Programs:
+    """The programs under `root`, copied there once a version, readable by all. Raises OSError."""
     root.mkdir(mode=0o755, parents=True, exist_ok=True)
-    stamp = programs.postgres.program("postgres").stat()
-    folder = root / f"programs-{programs.postgres.major}-{stamp.st_size}-{stamp.st_mtime_ns}"
+    postgres = programs.postgres
+    stamp = postgres.program("postgres").stat()
+    folder = root / f"programs-{postgres.major}-{stamp.st_size}-{stamp.st_mtime_ns}"
+    common = Path(os.path.commonpath([postgres.folder, postgres.libraries]))
+    installation, libraries = (folder / path.relative_to(common) for path in (postgres.folder, postgres.libraries))
     copies = Programs(
-        PostgresPrograms(folder / "postgres", programs.postgres.major), folder / "redis" / programs.redis_server.name
+        PostgresPrograms(installation, postgres.major, libraries), folder / "redis" / programs.redis_server.name
     )
     if folder.is_dir():
         return copies
-    unfinished = Path(tempfile.mkdtemp(prefix="programs-", dir=root))
+    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=root))
     try:
-        shutil.copytree(programs.postgres.folder, unfinished / "postgres", ignore=shutil.ignore_patterns("include"))
+        for path in (postgres.folder, postgres.libraries):
+            # Headers are the larger half, and nothing is compiled there.
+            shutil.copytree(
+                path, unfinished / path.relative_to(common), ignore=shutil.ignore_patterns("include", "pkgconfig")
+            )
         (unfinished / "redis").mkdir()
         shutil.copy2(programs.redis_server, unfinished / "redis")
-        for parent, folders, files in os.walk(unfinished):
-            for name in (*folders, *files):
-                path = Path(parent, name)
-                if not path.is_symlink():
-                    path.chmod(path.stat().st_mode | 0o444 | (0o111 if path.stat().st_mode & 0o100 else 0))
-        unfinished.chmod(0o755)
+        _open_to_readers(unfinished)
         unfinished.rename(folder)
-    except FileExistsError:
-        shutil.rmtree(unfinished)  # another server's copy was quicker
     except OSError:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if not folder.is_dir():
+        if not folder.is_dir():  # or another server's copy was quicker, and is as good
             raise
     return copies
+
+
+def _open_to_readers(root: Path) -> None:
+    for parent, _, files in os.walk(root):
+        Path(parent).chmod(0o755)
+        for path in (Path(parent, name) for name in files):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
 
 
 def _noted_location(folder: DataFolder) -> Path | None:

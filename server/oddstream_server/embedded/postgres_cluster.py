@@ -22,7 +22,15 @@ from oddstream_server.embedded.binaries import postgres_installations
 from oddstream_server.embedded.errors import DataFolderUnusable, OtherPostgresMajor, ServiceFailedToStart
 from oddstream_server.embedded.keys import read_or_make_secret
 from oddstream_server.embedded.placement import Placement
-from oddstream_server.embedded.process import Child, Report, end_leftovers, last_lines, processes_gone, progress
+from oddstream_server.embedded.process import (
+    Child,
+    Report,
+    end_leftovers,
+    last_lines,
+    processes_gone,
+    processes_in,
+    progress,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +41,7 @@ _NAME = "PostgreSQL"
 _MANAGED_SETTINGS = "oddstream.conf"
 _POLL_SECONDS = 0.01
 _STOP_PATIENCE_SECONDS = 60.0
+_ORPHAN_PATIENCE_SECONDS = 5.0
 
 # Sized for a laptop that does other things too. What an operator may want to change is theirs to change: these stand
 # in a file that postgresql.conf includes first, so a later line there, or ALTER SYSTEM, wins.
@@ -138,6 +147,14 @@ class PostgresCluster:
         return PostgresAddress(self._placement.sockets, self._tcp_port or SOCKET_PORT)
 
     @property
+    def tcp_dsn(self) -> str | None:
+        """libpq's form over 127.0.0.1, with the password in it; None when no port was asked for."""
+        if self._tcp_port is None:
+            return None
+        password = quote(self._password_file.read_text(encoding="ascii").strip(), safe="")
+        return f"postgresql://{ROLE}:{password}@127.0.0.1:{self._tcp_port}/{DATABASE}"
+
+    @property
     def pid(self) -> int | None:
         return self._child.pid if self._child is not None and self._child.running else None
 
@@ -146,11 +163,11 @@ class PostgresCluster:
 
         Raises OtherPostgresMajor, DataFolderUnusable, ServiceFailedToStart.
         """
-        self._check_version()
+        self.check()
         if self.is_new:
             await self._initialise(report)
         else:
-            await self.end_leftovers(report)
+            await self._end_leftovers(report)
         await self._set_password_if_new(report)
         self._write_settings()
         self._remove_sockets()
@@ -174,18 +191,27 @@ class PostgresCluster:
             raise RuntimeError("the cluster isn't started")
         return await self._child.exited()
 
-    async def end_leftovers(self, report: Report) -> list[int]:
-        """End a postmaster, or a killed one's backends, that still run here; returns their pids."""
-        return await end_leftovers(
+    async def _end_leftovers(self, report: Report) -> None:
+        """End a postmaster, or a killed one's backends, that still run here, and free the folder for ours."""
+        pid_file = self._data / "postmaster.pid"
+        named = _first_number(pid_file)
+        # Backends without a postmaster have nothing to finish: their shared memory is lost to all but them.
+        postmaster_lives = named in processes_in(self._data, "postgres")
+        await end_leftovers(
             self._data,
             "postgres",
             name=_NAME,
             gentle=signal.SIGINT,
-            patience_seconds=_STOP_PATIENCE_SECONDS,
+            patience_seconds=_STOP_PATIENCE_SECONDS if postmaster_lives else _ORPHAN_PATIENCE_SECONDS,
             report=report,
         )
+        # PostgreSQL itself takes over the file of a dead process. It refuses one whose number was given to another
+        # process since, which at this point can be any but a PostgreSQL of this folder.
+        if named is not None and Path(f"/proc/{named}").exists():
+            pid_file.unlink(missing_ok=True)
 
-    def _check_version(self) -> None:
+    def check(self) -> None:
+        """Raises OtherPostgresMajor or DataFolderUnusable where this PostgreSQL must not touch the folder."""
         if self.is_new:
             return
         version = self._data / "PG_VERSION"
@@ -354,3 +380,11 @@ class PostgresCluster:
         for name in (f".s.PGSQL.{self.address.port}", f".s.PGSQL.{self.address.port}.lock"):
             with contextlib.suppress(FileNotFoundError):
                 (self._placement.sockets / name).unlink()
+
+
+def _first_number(path: Path) -> int | None:
+    try:
+        first = path.read_text(encoding="utf-8").partition("\n")[0].strip()
+    except FileNotFoundError:
+        return None
+    return int(first) if first.isdigit() else None

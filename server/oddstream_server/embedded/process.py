@@ -190,10 +190,12 @@ async def end_leftovers(
     leftovers = processes_in(folder, program)
     if not leftovers:
         return []
-    logger.warning("%s of an earlier server still runs as pid %d: it is stopped and taken over", name, leftovers[0])
-    async with progress(report, f"stopping the {name} that an earlier server left (pid {leftovers[0]})"):
+    logger.warning("%s was left running as pid %d: it is stopped, and its folder taken over", name, leftovers[0])
+    async with progress(report, f"stopping the {name} that was left running as pid {leftovers[0]}"):
         # The oldest is the postmaster, who ends its backends in order. Orphans of a killed one end by themselves.
         _signal(leftovers[0], gentle)
+        # One that is suspended would take no other signal.
+        _signal(leftovers[0], signal.SIGCONT)
         if not await processes_gone(folder, program, patience_seconds):
             for pid in processes_in(folder, program):
                 _signal(pid, signal.SIGKILL)
