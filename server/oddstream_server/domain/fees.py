@@ -71,7 +71,7 @@ class FeeSchedule:
             spread = price_micros * (payout_micros - price_micros)  # p(1-p) over payout^2
             if self.formula is FeeFormula.QUADRATIC:
                 numerator = rate_numerator * size_micros * spread
-                denominator = MICROS * MICROS * payout_micros
+                denominator = MICROS * MICROS * MICROS * payout_micros
             else:
                 numerator = rate_numerator * size_micros * price_micros * spread**self.exponent
                 denominator = MICROS * MICROS * MICROS * payout_micros ** (2 * self.exponent)
