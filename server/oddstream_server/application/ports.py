@@ -441,6 +441,10 @@ class LimitDecision:
 
 
 class RateLimiter(Protocol):
+    def peek(self, bucket: str) -> LimitDecision:
+        """What this process knows without asking anyone: denied only while an earlier denial still holds."""
+        ...
+
     async def take(self, bucket: str, cost: int, per_minute: int, burst: int) -> LimitDecision:
         """GCRA on shared time; never raises: without the shared store a local bucket answers."""
         ...

@@ -1,0 +1,250 @@
+"""From a bearer token to a principal, with a memory of at most five seconds.
+
+What is refused is refused in one way: an unknown, a wrong, a revoked and an expired key get the same reason and text,
+and take the same work. Every process hears of a changed key by a wake-up; one that misses it goes on for five seconds
+at most. When the key store is away, keys that were checked within the last five seconds still pass; after that calls
+fail with UNAVAILABLE rather than unchecked.
+"""
+
+import asyncio
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from oddstream_server.application.keys.key_format import KeyText, parse
+from oddstream_server.application.keys.peppers import Peppers
+from oddstream_server.application.ports import Clock, KeyStore, StoredKey
+from oddstream_server.domain.errors import OddstreamError, Unauthenticated, Unavailable
+from oddstream_server.domain.principal import Principal
+
+log = structlog.get_logger()
+
+CACHE_SECONDS = 5.0
+RECHECK_SECONDS = 2.0
+"""How often the keys of open streams are read again. With the reading itself it stays below the five seconds."""
+READ_SECONDS = 1.0
+TOUCH_SECONDS = 60.0
+_MAXIMUM_CACHED = 10_000
+_DUMMY_PROOF = bytes(32)
+
+
+def bearer_token(metadata: Mapping[str, str]) -> str | None:
+    """The token of ``authorization: Bearer <token>``; None where there is none of that form."""
+    scheme, _, token = metadata.get("authorization", "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def missing_key() -> Unauthenticated:
+    return Unauthenticated(
+        'this call needs a key: send the metadata "authorization: Bearer <API key>"', reason="API_KEY_MISSING"
+    )
+
+
+def invalid_key() -> Unauthenticated:
+    return Unauthenticated("the API key is not valid; ask an admin for a new one", reason="API_KEY_INVALID")
+
+
+@dataclass(slots=True)
+class _Checked:
+    principal: Principal
+    key_id: str
+    checked_at: float
+
+
+@dataclass(slots=True)
+class _Watched:
+    """Open streams of one key."""
+
+    callbacks: "dict[int, Callable[[OddstreamError], None]]"
+    confirmed_at: float
+
+
+class Authenticator:
+    """Recognises callers by their API keys. One a process; ``run`` has to be running for streams to be re-checked.
+
+    :param store: where keys are kept.
+    :param peppers: for the keys' hashes.
+    :param now: wall clock in microseconds, for expiry.
+    :param monotonic: seconds, for the ages of what is remembered.
+    """
+
+    def __init__(
+        self, store: KeyStore, peppers: Peppers, now: Clock, monotonic: Callable[[], float] | None = None
+    ) -> None:
+        self._store = store
+        self._peppers = peppers
+        self._now = now
+        self._monotonic = monotonic or asyncio.get_running_loop().time
+        self._checked: OrderedDict[bytes, _Checked] = OrderedDict()
+        self._generation = 0
+        self._reading: dict[str, asyncio.Task[StoredKey | None]] = {}
+        self._watched: dict[str, _Watched] = {}
+        self._wake = asyncio.Event()
+        self._used: set[str] = set()
+        self._touched_at = -math.inf
+
+    async def authenticate(self, token: str | None) -> Principal:
+        """The caller of a token.
+
+        :raises Unauthenticated: there is no token, or it is not good.
+        :raises Unavailable: the key store is away and the token was not checked within the last five seconds.
+        """
+        if not token:
+            raise missing_key()
+        known = self.cached(token)
+        if known is not None:
+            return known
+        key = parse(token)
+        if key is None:
+            raise invalid_key()
+        generation = self._generation
+        stored = await self._read(key.key_id)
+        principal = self._verify(key, stored)
+        if generation == self._generation:  # else a change was announced while we were reading
+            self._remember(token, principal, key.key_id)
+        self._used.add(key.key_id)
+        return principal
+
+    def cached(self, token: str | None) -> Principal | None:
+        """The caller, where the token was found good within the last five seconds and has not expired since."""
+        if not token:
+            return None
+        digest = _digest(token)
+        entry = self._checked.get(digest)
+        if entry is None:
+            return None
+        if self._monotonic() - entry.checked_at >= CACHE_SECONDS or self._expired(entry.principal):
+            del self._checked[digest]
+            return None
+        self._used.add(entry.key_id)
+        return entry.principal
+
+    async def still_valid(self, principal: Principal) -> bool:
+        """Read the principal's key again.
+
+        :raises Unavailable: the key store is away.
+        """
+        if principal.key_id is None:
+            return not self._expired(principal)
+        stored = await self._read(principal.key_id)
+        return stored is not None and not self._revoked_or_expired(stored)
+
+    def forget(self) -> None:
+        """Keys have changed (or may have): remember nothing, and re-check the keys of open streams now."""
+        self._generation += 1
+        self._checked.clear()
+        self._reading.clear()
+        self._wake.set()
+
+    @contextmanager
+    def watching(self, principal: Principal, on_end: Callable[[OddstreamError], None]) -> Iterator[None]:
+        """While the block lasts, call ``on_end`` once when the principal's key is revoked or expires, or can't be
+        checked for five seconds."""
+        key_id = principal.key_id
+        if key_id is None:
+            yield
+            return
+        watched = self._watched.setdefault(key_id, _Watched({}, self._monotonic()))
+        token = id(on_end)
+        watched.callbacks[token] = on_end
+        try:
+            yield
+        finally:
+            watched.callbacks.pop(token, None)
+            if not watched.callbacks and self._watched.get(key_id) is watched:
+                del self._watched[key_id]
+
+    async def run(self) -> None:
+        """Re-check the keys of open streams and write last-used times, until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(RECHECK_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            await self._recheck()
+            await self._touch()
+
+    async def _recheck(self) -> None:
+        for key_id, watched in list(self._watched.items()):
+            try:
+                stored = await self._read(key_id)
+            except Exception as error:
+                if not isinstance(error, Unavailable):
+                    log.exception("the key of open streams could not be read again", key_id=key_id)
+                if self._monotonic() - watched.confirmed_at >= CACHE_SECONDS - RECHECK_SECONDS:
+                    self._end(watched, Unavailable("the key can't be checked now; come again"))
+                continue
+            if stored is None or self._revoked_or_expired(stored):
+                revoked = "the key of this stream was revoked or has expired"
+                self._end(watched, Unauthenticated(revoked, reason="CREDENTIAL_REVOKED"))
+            else:
+                watched.confirmed_at = self._monotonic()
+
+    @staticmethod
+    def _end(watched: _Watched, error: OddstreamError) -> None:
+        callbacks = list(watched.callbacks.values())
+        watched.callbacks.clear()
+        for callback in callbacks:
+            callback(error)
+
+    async def _touch(self) -> None:
+        if not self._used or self._monotonic() - self._touched_at < TOUCH_SECONDS:
+            return
+        used, self._used = self._used, set()
+        self._touched_at = self._monotonic()
+        try:
+            await self._store.touch(sorted(used), self._now())
+        except Unavailable:
+            self._used |= used
+        except Exception:
+            log.exception("last-used times of keys were not written", keys=len(used))
+
+    async def _read(self, key_id: str) -> StoredKey | None:
+        """One query, however many calls wait for it."""
+        task = self._reading.get(key_id)
+        if task is None:
+            task = self._reading[key_id] = asyncio.create_task(self._store.find(key_id))
+            task.add_done_callback(lambda done: self._read_done(key_id, done))
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                return await asyncio.shield(task)  # one caller's cancellation is not the others'
+        except TimeoutError:
+            raise Unavailable("keys can't be checked now; come again") from None
+
+    def _read_done(self, key_id: str, task: "asyncio.Task[StoredKey | None]") -> None:
+        if self._reading.get(key_id) is task:
+            del self._reading[key_id]
+        if not task.cancelled():
+            task.exception()  # its waiters may all have been cancelled
+
+    def _verify(self, key: KeyText, stored: StoredKey | None) -> Principal:
+        version = stored.pepper_version if stored else self._peppers.newest
+        matches = self._peppers.matches(key, version, stored.secret_hmac if stored else _DUMMY_PROOF)
+        if stored is None or not matches or self._revoked_or_expired(stored):
+            raise invalid_key()
+        return stored.principal
+
+    def _revoked_or_expired(self, stored: StoredKey) -> bool:
+        now_us = self._now()
+        revoked = stored.revoke_time_us is not None and stored.revoke_time_us <= now_us
+        return revoked or (stored.expire_time_us is not None and stored.expire_time_us <= now_us)
+
+    def _expired(self, principal: Principal) -> bool:
+        return principal.expire_time_us is not None and principal.expire_time_us <= self._now()
+
+    def _remember(self, token: str, principal: Principal, key_id: str) -> None:
+        self._checked[_digest(token)] = _Checked(principal, key_id, self._monotonic())
+        if len(self._checked) > _MAXIMUM_CACHED:
+            self._checked.popitem(last=False)
+
+
+def _digest(token: str) -> bytes:
+    """What the memory is keyed by, so that no key lies in it."""
+    return hashlib.sha256(token.encode()).digest()

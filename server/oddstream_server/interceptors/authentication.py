@@ -1,0 +1,65 @@
+"""Who calls, whether they may, and for streams: whether they still may."""
+
+import asyncio
+from typing import Any, ClassVar
+
+from oddstream_server.application.authorization import authorize
+from oddstream_server.application.keys.authentication import Authenticator, bearer_token
+from oddstream_server.domain.errors import OddstreamError
+from oddstream_server.interceptors.call import UNKNOWN_METHOD, Call, Proceed
+
+
+class AuthenticationInterceptor:
+    """Every method needs a good key and the role that the contract declares for it, but for those that are listed as
+    open to all. A stream ends with a status when its key is revoked, whether data flows or not."""
+
+    name: ClassVar[str] = "authentication"
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+
+    async def intercept(self, call: Call, proceed: Proceed) -> Any:
+        method = call.method
+        if method.open_to_all:
+            return await proceed(call)
+        request = call.request_context
+        request.principal = await self._authenticator.authenticate(bearer_token(call.metadata))
+        if method is not UNKNOWN_METHOD:
+            short_name = method.service.rpartition(".")[2]
+            authorize(request.principal, method.access, short_name, request.peer_address)
+        if not method.kind.response_streaming:
+            return await proceed(call)
+        guard = _StreamGuard()
+        with self._authenticator.watching(request.principal, guard.end):
+            return await guard.run(call, proceed)
+
+
+class _StreamGuard:
+    """Ends the stream that runs in this task with an error, from outside of it.
+
+    Works as ``asyncio.timeout`` does: the task is cancelled, and the cancellation is turned into the error on its way
+    out, so that the client gets a status. A cancellation by the client meanwhile goes first.
+    """
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = None
+        self._error: OddstreamError | None = None
+
+    def end(self, error: OddstreamError) -> None:
+        if self._task is not None and self._error is None:
+            self._error = error
+            self._task.cancel()
+
+    async def run(self, call: Call, proceed: Proceed) -> Any:
+        self._task = asyncio.current_task()
+        try:
+            response = await proceed(call)
+        except asyncio.CancelledError:
+            if self._error is None or self._task is None or self._task.uncancel() > 0:
+                raise
+            raise self._error from None
+        finally:
+            task, self._task = self._task, None
+        if self._error is not None and task is not None:
+            task.uncancel()  # the stream had ended by itself before the cancellation reached it
+        return response

@@ -1,0 +1,175 @@
+"""The layers around every rpc: their names, their order, and the one gRPC interceptor that runs them.
+
+The order is data and is checked when the chain is built. Outermost first:
+
+request_context   ids in, made and out; the call's log line
+metrics           counts what every inner layer answers, rejections included
+errors            exceptions become statuses; nothing of ours leaks
+admission         draining and overload: refused before anything is spent on the call
+peer_limit        callers without a good key, by address
+authentication    who calls, and whether they may
+key_limit         the caller's rate and open streams
+deadline          how long it may take
+validation        the message, against the contract's rules
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any, cast
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from oddstream_server.application.request import RequestContext
+from oddstream_server.domain.errors import FieldViolation, InvalidArgument, Unimplemented
+from oddstream_server.interceptors.call import (
+    UNKNOWN_METHOD,
+    Call,
+    Context,
+    Interceptor,
+    Method,
+    MethodKind,
+    Proceed,
+    text_metadata,
+)
+from oddstream_server.interceptors.in_flight import InFlight
+
+ORDER = (
+    "request_context",
+    "metrics",
+    "errors",
+    "admission",
+    "peer_limit",
+    "authentication",
+    "key_limit",
+    "deadline",
+    "validation",
+)
+
+
+class ChainOrderError(Exception):
+    """The layers handed to the chain are not the ones of ``ORDER`` in its order."""
+
+
+class Chain(grpc.aio.ServerInterceptor):
+    """The only interceptor that the server knows: it composes the layers once a method, not once a call.
+
+    :param methods: what is known of each method, by full name; a registered method that is missing here is refused to
+        everybody.
+    :raises ChainOrderError: a layer is missing, foreign or out of place.
+    """
+
+    def __init__(self, interceptors: Sequence[Interceptor], methods: Mapping[str, Method], in_flight: InFlight) -> None:
+        names = tuple(interceptor.name for interceptor in interceptors)
+        if names != ORDER:
+            raise ChainOrderError(f"the layers are {', '.join(names)}; they have to be {', '.join(ORDER)}")
+        self._interceptors = tuple(interceptors)
+        self._methods = methods
+        self._in_flight = in_flight
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._unknown = self._compose(UNKNOWN_METHOD, _refuse_unknown, _keep_bytes)
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Any], handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        name = handler_call_details.method
+        handler = self._handlers.get(name)
+        if handler is not None:
+            return handler
+        registered = await continuation(handler_call_details)
+        if registered is None:
+            return self._unknown  # not kept by name: callers choose it
+        handler = self._handlers[name] = self._wrap(name, registered)
+        return handler
+
+    def _wrap(self, name: str, registered: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        kind = MethodKind.of(
+            request_streaming=registered.request_streaming, response_streaming=registered.response_streaming
+        )
+        method = self._methods.get(name)
+        if method is None:
+            _, service, short = name.split("/")
+            method = Method(service, short, kind)
+        if method.kind is not kind:
+            raise TypeError(f"{name} is declared as {method.kind} and registered as {kind}")
+        behaviour = (
+            registered.unary_unary or registered.unary_stream or registered.stream_unary or registered.stream_stream
+        )
+        return self._compose(method, _terminal(cast("Behaviour", behaviour), kind), registered.request_deserializer)
+
+    def _compose(
+        self, method: Method, terminal: Proceed, deserialize: Callable[[bytes], Any] | None
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        proceed = terminal
+        for interceptor in reversed(self._interceptors):
+            proceed = partial(interceptor.intercept, proceed=proceed)
+        in_flight = self._in_flight
+        read = deserialize or _keep_bytes
+
+        async def serve(request: Any, context: Context) -> Any:
+            metadata = text_metadata(context.invocation_metadata())
+            call = Call(method, request, context, metadata, read, RequestContext(method.full_name, "", ""))
+            in_flight.enter(method)
+            try:
+                return await proceed(call)
+            finally:
+                in_flight.leave(method)
+
+        # No deserialiser: gRPC would answer a malformed message with UNKNOWN before any layer sees it.
+        return _FACTORIES[method.kind](serve, request_deserializer=None, response_serializer=_serialize)
+
+
+Behaviour = Callable[[Any, Context], Any]
+
+_FACTORIES: dict[MethodKind, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
+    MethodKind.UNARY: grpc.unary_unary_rpc_method_handler,
+    MethodKind.SERVER_STREAM: grpc.unary_stream_rpc_method_handler,
+    MethodKind.CLIENT_STREAM: grpc.stream_unary_rpc_method_handler,
+    MethodKind.BIDI_STREAM: grpc.stream_stream_rpc_method_handler,
+}
+
+
+def _terminal(behaviour: Behaviour, kind: MethodKind) -> Proceed:
+    """The registered handler as the innermost step. Generators are driven from here by ``write``, since gRPC would
+    leave an abandoned one to the garbage collector, in another context."""
+    generates = inspect.isasyncgenfunction(behaviour)
+
+    async def run(call: Call) -> Any:
+        request = _read(call.request, call.deserialize) if kind.request_streaming else call.request
+        if not generates:
+            result = behaviour(request, call.context)
+            return await result if inspect.isawaitable(result) else result
+        async with aclosing(behaviour(request, call.context)) as responses:
+            async for response in responses:
+                await call.context.write(response)
+        return None
+
+    return run
+
+
+async def _read(messages: AsyncIterator[bytes], deserialize: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    async for message in messages:
+        try:
+            yield deserialize(message)
+        except DecodeError:
+            raise malformed_request() from None
+
+
+def malformed_request() -> InvalidArgument:
+    rule = "is not a message of the method's request type; generate the stubs anew from this server's contract"
+    return InvalidArgument([FieldViolation("request", rule)], reason="MALFORMED_REQUEST")
+
+
+async def _refuse_unknown(call: Call) -> Any:
+    raise Unimplemented("no such method; the contract's methods are listed in oddstream/v1, and reflection shows them")
+
+
+def _keep_bytes(message: bytes) -> bytes:
+    return message
+
+
+def _serialize(response: Message | bytes) -> bytes:
+    """Streams join messages that were encoded once, so what is bytes already goes out as it is."""
+    return response if isinstance(response, bytes) else response.SerializeToString()

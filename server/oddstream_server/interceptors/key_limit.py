@@ -1,0 +1,57 @@
+"""What one key may take: units a minute, by each method's cost, and open streams."""
+
+from collections import Counter
+from typing import Any, ClassVar
+
+from oddstream_server.application.ports import RateLimiter
+from oddstream_server.domain.errors import ResourceExhausted
+from oddstream_server.interceptors.call import Call, Proceed
+
+_STREAM_RETRY_US = 5_000_000
+
+
+class KeyLimitInterceptor:
+    """:param units_per_minute: for keys whose scopes state no limit; a tenth of it may come at once.
+    :param streams_per_key: open streams of one key in this process.
+    """
+
+    name: ClassVar[str] = "key_limit"
+
+    def __init__(self, limiter: RateLimiter, units_per_minute: int = 6000, streams_per_key: int = 100) -> None:
+        self._limiter = limiter
+        self._units_per_minute = units_per_minute
+        self._streams_per_key = streams_per_key
+        self._streams: Counter[str] = Counter()
+
+    async def intercept(self, call: Call, proceed: Proceed) -> Any:
+        principal = call.request_context.principal
+        if principal is None:  # open to all
+            return await proceed(call)
+        subject = principal.subject
+        per_minute = principal.scopes.calls_per_minute or self._units_per_minute
+        cost = call.method.access.cost if call.method.access else 1
+        decision = await self._limiter.take(f"key:{subject}", cost, per_minute, max(10, per_minute // 10))
+        if not decision.allowed:
+            raise ResourceExhausted(
+                f"the key takes more than {per_minute} units a minute; this method costs {cost}",
+                subject=f"key {subject}: units per minute",
+                retry_after_us=decision.retry_after_us,
+                metadata={"limit_per_minute": str(per_minute), "cost": str(cost)},
+            )
+        if not call.method.kind.response_streaming:
+            return await proceed(call)
+        if self._streams[subject] >= self._streams_per_key:
+            raise ResourceExhausted(
+                f"the key has {self._streams_per_key} open streams; close one first",
+                subject=f"key {subject}: open streams",
+                retry_after_us=_STREAM_RETRY_US,
+                reason="STREAM_QUOTA_EXCEEDED",
+                metadata={"limit": str(self._streams_per_key)},
+            )
+        self._streams[subject] += 1
+        try:
+            return await proceed(call)
+        finally:
+            self._streams[subject] -= 1
+            if not self._streams[subject]:
+                del self._streams[subject]

@@ -1,0 +1,137 @@
+"""The outermost layer: correlation id and trace in, made where absent, and out again; one log line a call."""
+
+import ipaddress
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar
+from urllib.parse import unquote
+
+import grpc
+import structlog
+
+from oddstream_server.application.request import current_request
+from oddstream_server.interceptors.call import Call, Proceed
+
+CORRELATION_KEY = "x-correlation-id"
+TRACEPARENT_KEY = "traceparent"
+_CORRELATION_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_TRACEPARENT_PATTERN = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(-.*)?"
+)
+
+log = structlog.get_logger()
+
+
+class RequestContextInterceptor:
+    name: ClassVar[str] = "request_context"
+
+    def __init__(self, peers: "PeerAddresses") -> None:
+        self._peers = peers
+
+    async def intercept(self, call: Call, proceed: Proceed) -> Any:
+        request = call.request_context
+        request.traceparent = traceparent_of(call.metadata.get(TRACEPARENT_KEY))
+        given = call.metadata.get(CORRELATION_KEY, "")
+        request.correlation_id = given if _CORRELATION_PATTERN.fullmatch(given) else secrets.token_hex(16)
+        request.peer_address = self._peers.address_of(call.context.peer(), call.metadata.get("x-forwarded-for"))
+        call.trailers.append((CORRELATION_KEY, request.correlation_id))
+        call.trailers.append((TRACEPARENT_KEY, request.traceparent))
+        call.context.set_trailing_metadata(tuple(call.trailers))
+        token = current_request.set(request)
+        started = time.perf_counter()
+        with structlog.contextvars.bound_contextvars(correlation_id=request.correlation_id, trace_id=request.trace_id):
+            try:
+                if call.method.kind.response_streaming and not call.method.open_to_all:
+                    log.info("stream opened", method=call.method.full_name)
+                return await proceed(call)
+            finally:
+                _log_end(call, started)
+                current_request.reset(token)
+
+
+def _log_end(call: Call, started: float) -> None:
+    request = call.request_context
+    fields: dict[str, object] = {
+        "method": call.method.full_name,
+        "code": call.code.name,
+        "duration_ms": round((time.perf_counter() - started) * 1000, 3),
+        "peer_network": network_of(request.peer_address),
+    }
+    if request.principal is not None:
+        fields["subject"] = request.principal.subject
+    if call.reason:
+        fields["reason"] = call.reason
+    # A balancer asks for health each second; its good answers would be most of the log.
+    quiet = call.method.open_to_all and call.code in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED)
+    (log.debug if quiet else log.info)("call ended", **fields)
+
+
+def traceparent_of(given: str | None) -> str:
+    """Our span of the caller's trace, or of a new unsampled one where theirs is absent or broken (W3C level 1)."""
+    match = _TRACEPARENT_PATTERN.fullmatch(given) if given else None
+    trace_id, flags = (match[1], match[2]) if match else (secrets.token_hex(16), "00")
+    return f"00-{trace_id}-{secrets.token_hex(8)}-{flags}"
+
+
+def network_of(address: str) -> str:
+    """The /24 or /48 of an address: enough to see who floods, and not a person's address."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network(f"{ip}/{24 if ip.version == 4 else 48}", strict=False))
+
+
+class PeerAddresses:
+    """From gRPC's peer string, and behind trusted proxies from what they forward, to the caller's address.
+
+    :param trusted_proxies: CIDR blocks; only a call that comes from one of them may name another address.
+    """
+
+    def __init__(self, trusted_proxies: Sequence[str] = ()) -> None:
+        self._trusted = tuple(ipaddress.ip_network(block) for block in trusted_proxies)
+
+    def address_of(self, peer: str, forwarded_for: str | None) -> str:
+        """The IP address, or ``unix``, or ``unknown``."""
+        address = _peer_ip(peer)
+        if not self._trusted or not forwarded_for or not self._is_trusted(address):
+            return address
+        # From the right: each trusted proxy appended the address that it saw; what stands further left is hearsay.
+        for hop in reversed(forwarded_for.split(",")):
+            candidate = hop.strip()
+            try:
+                ipaddress.ip_address(candidate)
+            except ValueError:
+                return address
+            address = candidate
+            if not self._is_trusted(candidate):
+                return candidate
+        return address
+
+    def _is_trusted(self, address: str) -> bool:
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
+            ip = ip.ipv4_mapped
+        return any(ip in network for network in self._trusted)
+
+
+def _peer_ip(peer: str) -> str:
+    """``ipv4:1.2.3.4:5``, ``ipv6:[::1]:5`` (percent-encoded), ``unix:...``."""
+    family, _, rest = unquote(peer).partition(":")
+    if family == "unix":
+        return "unix"
+    if family == "ipv4":
+        return rest.rpartition(":")[0]
+    if family == "ipv6":
+        address = rest.rpartition(":")[0].strip("[]").partition("%")[0]
+        try:
+            ip = ipaddress.IPv6Address(address)
+        except ValueError:
+            return "unknown"
+        return str(ip.ipv4_mapped or ip)
+    return "unknown"
