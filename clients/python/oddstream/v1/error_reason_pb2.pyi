@@ -80,12 +80,16 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """NOT_FOUND: no halt has this id."""
     ERROR_REASON_SUBJECT_NOT_FOUND: _ErrorReason.ValueType  # 49
     """NOT_FOUND: no personal data of this subject is held."""
+    ERROR_REASON_SERVICE_NOT_FOUND: _ErrorReason.ValueType  # 50
+    """NOT_FOUND: grpc.health.v1.Health was asked for a service that this server doesn't have."""
     ERROR_REASON_EXECUTION_CONFLICT: _ErrorReason.ValueType  # 60
     """ALREADY_EXISTS: the venue's fill was reported before with other content. The first report stands."""
     ERROR_REASON_HALT_ALREADY_ACTIVE: _ErrorReason.ValueType  # 61
     """ALREADY_EXISTS: a halt of the same scope is in force. The metadata names its id."""
     ERROR_REASON_ORDER_BOOK_UNAVAILABLE: _ErrorReason.ValueType  # 70
-    """FAILED_PRECONDITION: no order book is held for the market, because it is not followed, not open or being taken anew."""
+    """FAILED_PRECONDITION: neither an order book nor a recent quote with sizes is held for the market, because it is not
+    followed, not open or being taken anew.
+    """
     ERROR_REASON_FEE_SCHEDULE_UNKNOWN: _ErrorReason.ValueType  # 71
     """FAILED_PRECONDITION: no fee schedule is known for the market at the instant asked for, and none is guessed."""
     ERROR_REASON_MARKET_RULES_CHANGED: _ErrorReason.ValueType  # 72
@@ -209,12 +213,16 @@ ERROR_REASON_HALT_NOT_FOUND: ErrorReason.ValueType  # 48
 """NOT_FOUND: no halt has this id."""
 ERROR_REASON_SUBJECT_NOT_FOUND: ErrorReason.ValueType  # 49
 """NOT_FOUND: no personal data of this subject is held."""
+ERROR_REASON_SERVICE_NOT_FOUND: ErrorReason.ValueType  # 50
+"""NOT_FOUND: grpc.health.v1.Health was asked for a service that this server doesn't have."""
 ERROR_REASON_EXECUTION_CONFLICT: ErrorReason.ValueType  # 60
 """ALREADY_EXISTS: the venue's fill was reported before with other content. The first report stands."""
 ERROR_REASON_HALT_ALREADY_ACTIVE: ErrorReason.ValueType  # 61
 """ALREADY_EXISTS: a halt of the same scope is in force. The metadata names its id."""
 ERROR_REASON_ORDER_BOOK_UNAVAILABLE: ErrorReason.ValueType  # 70
-"""FAILED_PRECONDITION: no order book is held for the market, because it is not followed, not open or being taken anew."""
+"""FAILED_PRECONDITION: neither an order book nor a recent quote with sizes is held for the market, because it is not
+followed, not open or being taken anew.
+"""
 ERROR_REASON_FEE_SCHEDULE_UNKNOWN: ErrorReason.ValueType  # 71
 """FAILED_PRECONDITION: no fee schedule is known for the market at the instant asked for, and none is guessed."""
 ERROR_REASON_MARKET_RULES_CHANGED: ErrorReason.ValueType  # 72

@@ -417,6 +417,9 @@ class GetOrderBookResponse(message.Message):
     ORDER_BOOK_FIELD_NUMBER: builtins.int
     AGE_FIELD_NUMBER: builtins.int
     FEED_STATUS_FIELD_NUMBER: builtins.int
+    TOP_ONLY_FIELD_NUMBER: builtins.int
+    top_only: builtins.bool
+    """True where no order book is held and the best level of each side was read from the latest stored quote instead."""
     @builtins.property
     def order_book(self) -> order_book_pb2.OrderBook:
         """The order book."""
@@ -435,10 +438,11 @@ class GetOrderBookResponse(message.Message):
         order_book: order_book_pb2.OrderBook | None = ...,
         age: duration_pb2.Duration | None = ...,
         feed_status: feed_status_pb2.FeedStatus | None = ...,
+        top_only: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["age", b"age", "feed_status", b"feed_status", "order_book", b"order_book"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["age", b"age", "feed_status", b"feed_status", "order_book", b"order_book"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["age", b"age", "feed_status", b"feed_status", "order_book", b"order_book", "top_only", b"top_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -162,7 +162,8 @@ class MarketServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetOrderBook(self, request, context):
-        """GetOrderBook answers the order book that this service holds of a market, with its age.
+        """GetOrderBook answers the order book that this service holds of a market, with its age. Where none is held it answers
+        the top of the book from the latest stored quote, and says so by top_only.
 
         Error reasons: MARKET_NOT_FOUND, ORDER_BOOK_UNAVAILABLE, INVALID_FIELD, MALFORMED_REQUEST, API_KEY_MISSING,
         API_KEY_INVALID, ACCESS_TOKEN_INVALID, PERMISSION_DENIED, SCOPE_DENIED, NETWORK_DENIED, RATE_LIMITED,

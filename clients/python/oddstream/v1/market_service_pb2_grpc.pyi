@@ -69,7 +69,8 @@ class MarketServiceStub:
     DEPENDENCY_UNAVAILABLE, DEADLINE_EXCEEDED, METHOD_UNIMPLEMENTED, INTERNAL.
     """
     GetOrderBook: grpc.UnaryUnaryMultiCallable[market_service_pb2.GetOrderBookRequest, market_service_pb2.GetOrderBookResponse]
-    """GetOrderBook answers the order book that this service holds of a market, with its age.
+    """GetOrderBook answers the order book that this service holds of a market, with its age. Where none is held it answers
+    the top of the book from the latest stored quote, and says so by top_only.
 
     Error reasons: MARKET_NOT_FOUND, ORDER_BOOK_UNAVAILABLE, INVALID_FIELD, MALFORMED_REQUEST, API_KEY_MISSING,
     API_KEY_INVALID, ACCESS_TOKEN_INVALID, PERMISSION_DENIED, SCOPE_DENIED, NETWORK_DENIED, RATE_LIMITED,
@@ -174,7 +175,8 @@ class MarketServiceAsyncStub(MarketServiceStub):
     DEPENDENCY_UNAVAILABLE, DEADLINE_EXCEEDED, METHOD_UNIMPLEMENTED, INTERNAL.
     """
     GetOrderBook: aio.UnaryUnaryMultiCallable[market_service_pb2.GetOrderBookRequest, market_service_pb2.GetOrderBookResponse]  # type: ignore[assignment]
-    """GetOrderBook answers the order book that this service holds of a market, with its age.
+    """GetOrderBook answers the order book that this service holds of a market, with its age. Where none is held it answers
+    the top of the book from the latest stored quote, and says so by top_only.
 
     Error reasons: MARKET_NOT_FOUND, ORDER_BOOK_UNAVAILABLE, INVALID_FIELD, MALFORMED_REQUEST, API_KEY_MISSING,
     API_KEY_INVALID, ACCESS_TOKEN_INVALID, PERMISSION_DENIED, SCOPE_DENIED, NETWORK_DENIED, RATE_LIMITED,
@@ -312,7 +314,8 @@ class MarketServiceServicer(metaclass=abc_1.ABCMeta):
         request: market_service_pb2.GetOrderBookRequest,
         context: _ServicerContext,
     ) -> typing.Union[market_service_pb2.GetOrderBookResponse, abc.Awaitable[market_service_pb2.GetOrderBookResponse]]:
-        """GetOrderBook answers the order book that this service holds of a market, with its age.
+        """GetOrderBook answers the order book that this service holds of a market, with its age. Where none is held it answers
+        the top of the book from the latest stored quote, and says so by top_only.
 
         Error reasons: MARKET_NOT_FOUND, ORDER_BOOK_UNAVAILABLE, INVALID_FIELD, MALFORMED_REQUEST, API_KEY_MISSING,
         API_KEY_INVALID, ACCESS_TOKEN_INVALID, PERMISSION_DENIED, SCOPE_DENIED, NETWORK_DENIED, RATE_LIMITED,
