@@ -1,0 +1,298 @@
+"""The life of open streams, whatever they carry: waiting, heartbeats, maximum age, quota, key checks, drain.
+
+A stream waits for its own future and is woken by news, by the timer wheel or by its end. There is no timeout around a
+wait: one wheel looks at each stream at least once a second, which costs less than a timer for each and loses no
+wake-up.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from oddstream_server.application.ports import Clock
+from oddstream_server.domain.errors import OddstreamError, ResourceExhausted, Unauthenticated, Unavailable
+from oddstream_server.domain.principal import Principal
+from oddstream_server.feed.observer import EndReason, FeedObserver, StreamKind
+
+_LOG = logging.getLogger("oddstream.feed.streams")
+
+_TICK_S = 0.1
+_VISIT_S = 1.0
+_CHECKS_AT_A_TIME = 32
+
+StillValid = Callable[[Principal], Awaitable[bool]]
+"""False once a principal's key is revoked or expired, from data at most 2 s old; raises when that can't be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    streams_per_key: int = 100
+    """Open streams of one principal in this process, signals and quotes together."""
+    maximum_age_s: float = 1_500.0
+    """Below the connection's age, so that a stream ends with a closing and a status."""
+    jitter: float = 0.1
+    """Ages and heartbeat intervals are spread by this share to either side."""
+    slow_after_s: float = 30.0
+    key_check_s: float = 2.0
+    age_retry_delay_us: int = 500_000
+    """Upper end of the random delay that a stream which reached its age is told to wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What the last message of a stream announces."""
+
+    reason: str
+    """The name of an ErrorReason without its prefix."""
+    retry_delay_us: int
+
+
+class OpenStream:
+    """One open stream of a caller; the subscriptions to signals and to quotes are streams.
+
+    After :meth:`end` a subscription answers its ``next`` with the closing message, if there is one, and then raises the
+    error. Nothing but the client's own cancel stops a handler in the middle of a write, so an ended stream is taken out
+    of the feed at once and gets its status when the client has drained what was written.
+    """
+
+    def __init__(self, kind: StreamKind, principal: Principal, registry: "StreamRegistry", heartbeat_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        limits = registry.limits
+        now = loop.time()
+        self.kind: StreamKind = kind
+        self.principal = principal
+        self.heartbeat_s = heartbeat_s
+        self.end_reason: EndReason = "client"
+        self.age_end_s = now + registry.jittered(limits.maximum_age_s)
+        self._registry = registry
+        self._loop = loop
+        self.next_within_us = int(heartbeat_s * (1 + limits.jitter) * 1_000_000)
+        """How long a client waits at most for the next message of a quiet stream."""
+        self._quiet_s = registry.jittered(heartbeat_s)
+        self._last_sent_s = now
+        self._heartbeat_due = False
+        self._ending: OddstreamError | None = None
+        self._closing: Closing | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._left = False
+
+    @property
+    def ended(self) -> bool:
+        return self._ending is not None
+
+    def wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Until :meth:`wake`. Call it right after a look at what is due, with no await between."""
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def end(self, error: OddstreamError, reason: EndReason, closing: Closing | None = None) -> None:
+        """Take the stream out of the feed and let it end with ``error``, after ``closing`` where there is one."""
+        if self._ending is not None:
+            return
+        self._ending, self._closing, self.end_reason = error, closing, reason
+        self._leave_feed()
+        self.wake()
+
+    def close(self) -> None:
+        """The handler is done with the stream; idempotent."""
+        if self._left:
+            return
+        self._left = True
+        self._leave_feed()
+        self._registry.forget(self)
+
+    def visit(self, now: float) -> float:
+        """The wheel looks at the stream; answers when it wants to be looked at again."""
+        if now >= self.age_end_s:
+            delay_us = int(self._registry.random.random() * self._registry.limits.age_retry_delay_us)
+            error = Unavailable(
+                "the stream reached its maximum age; resume from the last token",
+                reason="STREAM_AGE_REACHED",
+                retry_after_us=delay_us,
+            )
+            self.end(error, "stream_age", Closing("STREAM_AGE_REACHED", delay_us))
+            return now + _VISIT_S
+        heartbeat_at = self._last_sent_s + self._quiet_s
+        if now + _TICK_S >= heartbeat_at and not self._heartbeat_due:
+            self._heartbeat_due = True
+            self.wake()
+        return min(now + _VISIT_S, max(heartbeat_at - _TICK_S, now), self.age_end_s)
+
+    def _sent(self) -> None:
+        self._last_sent_s = self._loop.time()
+        self._heartbeat_due = False
+
+    def _take_closing(self) -> Closing | None:
+        """The announcement of an end, once; afterwards the end's error is raised."""
+        closing, self._closing = self._closing, None
+        if closing is None and self._ending is not None:
+            raise self._ending
+        return closing
+
+    def _leave_feed(self) -> None:
+        """Forget the stream wherever news are distributed; called once or more."""
+        raise NotImplementedError
+
+
+class StreamRegistry:
+    """Every open stream of the process. :meth:`run` has to run for heartbeats, ages and key checks."""
+
+    def __init__(
+        self,
+        still_valid: StillValid,
+        observer: FeedObserver,
+        clock: Clock,
+        limits: StreamLimits | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.limits = limits or StreamLimits()
+        self.observer = observer
+        self.clock = clock
+        self.random = random.Random(seed)  # noqa: S311  # spreads timers, guards nothing
+        self.wheel_time_s = 0.0
+        """Seconds that the wheel turned: unlike a clock it stands still while the process is stopped."""
+        self._still_valid = still_valid
+        self._streams: dict[OpenStream, None] = {}
+        self._by_principal: dict[Principal, dict[OpenStream, None]] = {}
+        self._slots: dict[int, list[OpenStream]] = {}
+        self._tick = 0
+        self._origin_s = time.monotonic()
+        self._check_keys = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._drain_retry_us: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def jittered(self, value: float) -> float:
+        return value * (1 + self.limits.jitter * (2 * self.random.random() - 1))
+
+    def admit(self, stream: OpenStream) -> None:
+        """Count a stream in.
+
+        :raises Unavailable: the process drains.
+        :raises ResourceExhausted: the principal has as many streams as it may have.
+        """
+        if self._drain_retry_us is not None:
+            raise self._draining(self._drain_retry_us)
+        siblings = self._by_principal.setdefault(stream.principal, {})
+        if len(siblings) >= self.limits.streams_per_key:
+            self.observer.stream_refused(stream.kind)
+            raise ResourceExhausted(
+                f"at most {self.limits.streams_per_key} streams may be open; close one first",
+                subject=f"{stream.principal.subject} open streams",
+                retry_after_us=1_000_000,
+                reason="STREAM_QUOTA_EXCEEDED",
+            )
+        siblings[stream] = None
+        self._streams[stream] = None
+        self._empty.clear()
+        self._put(stream, 0.0)
+        self.observer.stream_opened(stream.kind)
+
+    def forget(self, stream: OpenStream) -> None:
+        if self._streams.pop(stream, _MISSING) is _MISSING:
+            return
+        siblings = self._by_principal[stream.principal]
+        del siblings[stream]
+        if not siblings:
+            del self._by_principal[stream.principal]
+        if not self._streams:
+            self._empty.set()
+        self.observer.stream_ended(stream.kind, stream.end_reason)
+
+    def wake_all(self) -> None:
+        for stream in self._streams:
+            stream.wake()
+
+    def check_keys(self) -> None:
+        """Look at every principal now: a key was changed."""
+        self._check_keys.set()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._turn(), name="stream wheel")
+            tasks.create_task(self._watch_keys(), name="stream key checks")
+
+    async def close(self, retry_after_us: int) -> None:
+        """End every stream with a closing and refuse new ones; returns when the last handler is done.
+
+        A client that doesn't read keeps its handler in a write, so put a timeout around it.
+        """
+        self._drain_retry_us = retry_after_us
+        for stream in list(self._streams):
+            error = self._draining(retry_after_us)
+            stream.end(error, "draining", Closing("DRAINING", error.retry_after_us))
+        await self._empty.wait()
+
+    def _draining(self, retry_after_us: int) -> Unavailable:
+        delay_us = int(retry_after_us * (0.5 + self.random.random()))
+        return Unavailable(
+            "the server is draining; reconnect and resume from the last token",
+            reason="DRAINING",
+            retry_after_us=delay_us,
+        )
+
+    def _put(self, stream: OpenStream, at_s: float) -> None:
+        self._slots.setdefault(max(self._tick_at(at_s), self._tick + 1), []).append(stream)
+
+    def _tick_at(self, at_s: float) -> int:
+        return int((at_s - self._origin_s) / _TICK_S)
+
+    async def _turn(self) -> None:
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now = loop.time()
+            self.wheel_time_s += min(now - last, _VISIT_S)
+            last = now
+            due = self._tick_at(now)
+            while self._tick < due:
+                self._tick += 1
+                for stream in self._slots.pop(self._tick, ()):
+                    if stream in self._streams:
+                        self._put(stream, stream.visit(now))
+
+    async def _watch_keys(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            timer = loop.call_later(self.limits.key_check_s, self._check_keys.set)
+            await self._check_keys.wait()
+            timer.cancel()
+            self._check_keys.clear()
+            principals = list(self._by_principal)
+            for first in range(0, len(principals), _CHECKS_AT_A_TIME):
+                await asyncio.gather(*(self._check(p) for p in principals[first : first + _CHECKS_AT_A_TIME]))
+
+    async def _check(self, principal: Principal) -> None:
+        try:
+            async with asyncio.timeout(self.limits.key_check_s):
+                valid = await self._still_valid(principal)
+        except Exception as error:
+            # Without the key store nobody can tell. The log can't be read either then, so the stream waits with it.
+            _LOG.warning("a key could not be checked again: %s", type(error).__name__)
+            return
+        if valid:
+            return
+        for stream in list(self._by_principal.get(principal, ())):
+            stream.end(
+                Unauthenticated("the key was revoked or ran out", reason="CREDENTIAL_REVOKED"),
+                "credential_revoked",
+                Closing("CREDENTIAL_REVOKED", 0),
+            )
+
+
+_MISSING = object()
