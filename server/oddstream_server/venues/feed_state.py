@@ -1,0 +1,110 @@
+"""The state of a venue's feed over all its connections: each change of it is one FeedStatus."""
+
+from collections.abc import Collection
+
+from oddstream_server.domain.market import Venue
+from oddstream_server.domain.quote import FeedState, FeedStatus
+
+_SEVERITY = {FeedState.LIVE: 0, FeedState.GAP: 1, FeedState.STALE: 2, FeedState.DOWN: 3}
+
+
+class FeedMonitor:
+    """Keeps the state of each stream and the venue's epoch. The venue is as well as its worst stream."""
+
+    def __init__(self, venue: Venue, first_epoch: int) -> None:
+        self._venue = venue
+        self.epoch = first_epoch
+        """Grows at each resnapshot of any book of the venue."""
+        self._streams: dict[str, FeedState] = {}
+        self._shown: FeedState | None = None
+        self._last_receive_time_us: int | None = None
+
+    def received(self, now_us: int) -> None:
+        """Data came; pings and acknowledgements are none."""
+        self._last_receive_time_us = now_us
+
+    def raise_epoch(self) -> int:
+        self.epoch += 1
+        return self.epoch
+
+    def state(self, stream: str) -> FeedState | None:
+        return self._streams.get(stream)
+
+    def change(
+        self, stream: str, state: FeedState, now_us: int, detail: str = "", market_ids: Collection[str] = ()
+    ) -> list[FeedStatus]:
+        """Note a stream's state; the status to push, or nothing where nobody would learn from it.
+
+        Each GAP is pushed, since each names other markets or another epoch; other states only when the venue changes.
+        """
+        self._streams[stream] = state
+        worst = max(self._streams.values(), key=_SEVERITY.__getitem__)
+        if worst is self._shown and state is not FeedState.GAP:
+            return []
+        shown = FeedState.GAP if state is FeedState.GAP else worst
+        self._shown = worst
+        return [
+            FeedStatus(
+                venue=self._venue,
+                state=shown,
+                last_receive_time_us=self._last_receive_time_us,
+                epoch=self.epoch,
+                change_time_us=now_us,
+                detail=f"{stream}: {detail}" if detail else stream,
+                market_ids=tuple(sorted(market_ids)),
+            )
+        ]
+
+    def drop(self, stream: str) -> None:
+        """The stream was closed on purpose and counts no more."""
+        self._streams.pop(stream, None)
+
+
+class Watchdog:
+    """Tells when a connection has been silent for longer than its usual gap explains.
+
+    The bound is a multiple of the usual gap between data, within fixed limits. A silence that turned out to be the
+    market's own (a fresh connection was silent too) doubles it, up to the upper limit.
+
+    :param minimum_us: never stale before.
+    :param maximum_us: always stale after.
+    """
+
+    def __init__(self, minimum_us: int, maximum_us: int, factor: int = 20) -> None:
+        self._minimum_us = minimum_us
+        self._maximum_us = max(maximum_us, minimum_us)
+        self._factor = factor
+        self._usual_gap_us = 0
+        self._patience = 1
+        self._last_us = 0
+        self._frames = 0
+
+    @property
+    def bound_us(self) -> int:
+        return min(max(self._minimum_us * self._patience, self._usual_gap_us * self._factor), self._maximum_us)
+
+    def begin(self, now_us: int) -> None:
+        """A connection opened."""
+        self._last_us = now_us
+        self._frames = 0
+
+    def received(self, now_us: int) -> None:
+        """Data came."""
+        gap_us = max(0, now_us - self._last_us)
+        self._usual_gap_us += (gap_us - self._usual_gap_us) // 16
+        self._last_us = now_us
+        self._frames += 1
+
+    def excuse(self, now_us: int) -> None:
+        """The time until now was ours (the pipeline held us up), not the venue's."""
+        self._last_us = max(self._last_us, now_us)
+
+    def stale(self, now_us: int) -> bool:
+        return now_us - self._last_us > self.bound_us
+
+    def barked(self, opening_frames: int) -> None:
+        """The connection is given up. With nothing but its opening frames received, silence may be usual here."""
+        if self._frames <= opening_frames:
+            self._patience *= 2
+        else:
+            self._patience = 1
