@@ -3,9 +3,7 @@
 from typing import Literal, Protocol
 
 StreamKind = Literal["signals", "quotes"]
-EndReason = Literal[
-    "client", "slow_consumer", "credential_revoked", "draining", "stream_age", "data_set_changed", "history_trimmed"
-]
+EndReason = Literal["client", "slow_consumer", "draining", "stream_age", "data_set_changed", "history_trimmed"]
 
 
 class FeedObserver(Protocol):
@@ -14,10 +12,6 @@ class FeedObserver(Protocol):
     def stream_opened(self, kind: StreamKind) -> None: ...
 
     def stream_ended(self, kind: StreamKind, reason: EndReason) -> None: ...
-
-    def stream_refused(self, kind: StreamKind) -> None:
-        """The caller's quota of open streams was used up."""
-        ...
 
     def delivered(self, kind: StreamKind, entries: int) -> None:
         """A message with so many events or quotes was handed to a stream's handler."""
@@ -47,9 +41,6 @@ class NullFeedObserver:
         pass
 
     def stream_ended(self, kind: StreamKind, reason: EndReason) -> None:
-        pass
-
-    def stream_refused(self, kind: StreamKind) -> None:
         pass
 
     def delivered(self, kind: StreamKind, entries: int) -> None:

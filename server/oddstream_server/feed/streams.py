@@ -1,4 +1,4 @@
-"""The life of open streams, whatever they carry: waiting, heartbeats, maximum age, quota, key checks, drain.
+"""The life of open streams, whatever they carry: waiting, heartbeats, maximum age, drain.
 
 A stream waits for its own future and is woken by news, by the timer wheel or by its end. There is no timeout around a
 wait: one wheel looks at each stream at least once a second, which costs less than a timer for each and loses no
@@ -6,37 +6,26 @@ wake-up.
 """
 
 import asyncio
-import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from oddstream_server.application.ports import Clock
-from oddstream_server.domain.errors import OddstreamError, ResourceExhausted, Unauthenticated, Unavailable
+from oddstream_server.domain.errors import OddstreamError, Unavailable
 from oddstream_server.domain.principal import Principal
-from oddstream_server.feed.observer import EndReason, FeedObserver, StreamKind
-
-_LOG = logging.getLogger("oddstream.feed.streams")
+from oddstream_server.feed.observer import EndReason, FeedObserver, NullFeedObserver, StreamKind
 
 _TICK_S = 0.1
 _VISIT_S = 1.0
-_CHECKS_AT_A_TIME = 32
-
-StillValid = Callable[[Principal], Awaitable[bool]]
-"""False once a principal's key is revoked or expired, from data at most 2 s old; raises when that can't be told."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    streams_per_key: int = 100
-    """Open streams of one principal in this process, signals and quotes together."""
     maximum_age_s: float = 1_500.0
     """Below the connection's age, so that a stream ends with a closing and a status."""
     jitter: float = 0.1
     """Ages and heartbeat intervals are spread by this share to either side."""
     slow_after_s: float = 30.0
-    key_check_s: float = 2.0
     age_retry_delay_us: int = 500_000
     """Upper end of the random delay that a stream which reached its age is told to wait."""
 
@@ -146,29 +135,28 @@ class OpenStream:
 
 
 class StreamRegistry:
-    """Every open stream of the process. :meth:`run` has to run for heartbeats, ages and key checks."""
+    """Every open stream of the process. :meth:`run` has to run for heartbeats, ages and cuts.
+
+    Keys and quotas are not its business: the interceptors end and refuse streams for those.
+    """
 
     def __init__(
         self,
-        still_valid: StillValid,
-        observer: FeedObserver,
         clock: Clock,
+        observer: FeedObserver | None = None,
         limits: StreamLimits | None = None,
         seed: int | None = None,
     ) -> None:
         self.limits = limits or StreamLimits()
-        self.observer = observer
+        self.observer = observer or NullFeedObserver()
         self.clock = clock
         self.random = random.Random(seed)  # noqa: S311  # spreads timers, guards nothing
         self.wheel_time_s = 0.0
         """Seconds that the wheel turned: unlike a clock it stands still while the process is stopped."""
-        self._still_valid = still_valid
         self._streams: dict[OpenStream, None] = {}
-        self._by_principal: dict[Principal, dict[OpenStream, None]] = {}
         self._slots: dict[int, list[OpenStream]] = {}
         self._tick = 0
         self._origin_s = time.monotonic()
-        self._check_keys = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._drain_retry_us: int | None = None
@@ -183,32 +171,18 @@ class StreamRegistry:
         """Count a stream in.
 
         :raises Unavailable: the process drains.
-        :raises ResourceExhausted: the principal has as many streams as it may have.
         """
         if self._drain_retry_us is not None:
             raise self._draining(self._drain_retry_us)
-        siblings = self._by_principal.setdefault(stream.principal, {})
-        if len(siblings) >= self.limits.streams_per_key:
-            self.observer.stream_refused(stream.kind)
-            raise ResourceExhausted(
-                f"at most {self.limits.streams_per_key} streams may be open; close one first",
-                subject=f"{stream.principal.subject} open streams",
-                retry_after_us=1_000_000,
-                reason="STREAM_QUOTA_EXCEEDED",
-            )
-        siblings[stream] = None
         self._streams[stream] = None
         self._empty.clear()
         self._put(stream, 0.0)
         self.observer.stream_opened(stream.kind)
 
     def forget(self, stream: OpenStream) -> None:
-        if self._streams.pop(stream, _MISSING) is _MISSING:
+        if stream not in self._streams:
             return
-        siblings = self._by_principal[stream.principal]
-        del siblings[stream]
-        if not siblings:
-            del self._by_principal[stream.principal]
+        del self._streams[stream]
         if not self._streams:
             self._empty.set()
         self.observer.stream_ended(stream.kind, stream.end_reason)
@@ -217,41 +191,8 @@ class StreamRegistry:
         for stream in self._streams:
             stream.wake()
 
-    def check_keys(self) -> None:
-        """Look at every principal now: a key was changed."""
-        self._check_keys.set()
-
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._turn(), name="stream wheel")
-            tasks.create_task(self._watch_keys(), name="stream key checks")
-
-    async def close(self, retry_after_us: int) -> None:
-        """End every stream with a closing and refuse new ones; returns when the last handler is done.
-
-        A client that doesn't read keeps its handler in a write, so put a timeout around it.
-        """
-        self._drain_retry_us = retry_after_us
-        for stream in list(self._streams):
-            error = self._draining(retry_after_us)
-            stream.end(error, "draining", Closing("DRAINING", error.retry_after_us))
-        await self._empty.wait()
-
-    def _draining(self, retry_after_us: int) -> Unavailable:
-        delay_us = int(retry_after_us * (0.5 + self.random.random()))
-        return Unavailable(
-            "the server is draining; reconnect and resume from the last token",
-            reason="DRAINING",
-            retry_after_us=delay_us,
-        )
-
-    def _put(self, stream: OpenStream, at_s: float) -> None:
-        self._slots.setdefault(max(self._tick_at(at_s), self._tick + 1), []).append(stream)
-
-    def _tick_at(self, at_s: float) -> int:
-        return int((at_s - self._origin_s) / _TICK_S)
-
-    async def _turn(self) -> None:
+        """Turn the wheel until cancelled."""
         loop = asyncio.get_running_loop()
         last = loop.time()
         while True:
@@ -266,33 +207,32 @@ class StreamRegistry:
                     if stream in self._streams:
                         self._put(stream, stream.visit(now))
 
-    async def _watch_keys(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            timer = loop.call_later(self.limits.key_check_s, self._check_keys.set)
-            await self._check_keys.wait()
-            timer.cancel()
-            self._check_keys.clear()
-            principals = list(self._by_principal)
-            for first in range(0, len(principals), _CHECKS_AT_A_TIME):
-                await asyncio.gather(*(self._check(p) for p in principals[first : first + _CHECKS_AT_A_TIME]))
+    async def close(self, retry_after_us: int, within_s: float) -> bool:
+        """End every stream with a closing and refuse new ones. True when the last handler was done in time.
 
-    async def _check(self, principal: Principal) -> None:
+        A client that doesn't read keeps its handler in a write, so not all may be.
+        """
+        self._drain_retry_us = retry_after_us
+        for stream in list(self._streams):
+            error = self._draining(retry_after_us)
+            stream.end(error, "draining", Closing("DRAINING", error.retry_after_us))
         try:
-            async with asyncio.timeout(self.limits.key_check_s):
-                valid = await self._still_valid(principal)
-        except Exception as error:
-            # Without the key store nobody can tell. The log can't be read either then, so the stream waits with it.
-            _LOG.warning("a key could not be checked again: %s", type(error).__name__)
-            return
-        if valid:
-            return
-        for stream in list(self._by_principal.get(principal, ())):
-            stream.end(
-                Unauthenticated("the key was revoked or ran out", reason="CREDENTIAL_REVOKED"),
-                "credential_revoked",
-                Closing("CREDENTIAL_REVOKED", 0),
-            )
+            async with asyncio.timeout(within_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
 
+    def _draining(self, retry_after_us: int) -> Unavailable:
+        delay_us = int(retry_after_us * (0.5 + self.random.random()))
+        return Unavailable(
+            "the server is draining; reconnect and resume from the last token",
+            reason="DRAINING",
+            retry_after_us=delay_us,
+        )
 
-_MISSING = object()
+    def _put(self, stream: OpenStream, at_s: float) -> None:
+        self._slots.setdefault(max(self._tick_at(at_s), self._tick + 1), []).append(stream)
+
+    def _tick_at(self, at_s: float) -> int:
+        return int((at_s - self._origin_s) / _TICK_S)

@@ -88,6 +88,8 @@ class FeedLimits:
     preloaded_entries: int = 1_024
     """Read into the ring at the start, so that clients that come back after a deploy don't each read the log."""
     read_entries: int = 256
+    page_entries: int = 128
+    """A page of the log, shared by the subscribers that read the same history."""
     poll_s: float = 1.0
     retry_s: float = 0.25
     """Between attempts while the log can't be read."""
@@ -123,7 +125,9 @@ class SignalFeed:
         self._behind = 0
         self._wake = asyncio.Event()
         self._bounds_time_s = 0.0
-        self.backlog = BacklogPages(self._read_entries, self.observer.backlog_page_read)
+        self.backlog = BacklogPages(
+            self._read_entries, self.observer.backlog_page_read, page_entries=self.limits.page_entries
+        )
 
     @property
     def data_set_id(self) -> str:
@@ -136,7 +140,6 @@ class SignalFeed:
 
         :raises InvalidArgument: the token belongs to another filter, or the time lies in the future.
         :raises OutOfRange: the start is trimmed, ahead of the log, or of another data set.
-        :raises ResourceExhausted: the principal's quota of streams is used up.
         :raises Unavailable: draining, or the log can't be read.
         """
         if not self.ready.is_set():

@@ -1,6 +1,7 @@
 """Signal filters, compiled once, and the facts of an event that they look at.
 
 Every comparison is with what is fixed when an opportunity opens, so whoever saw an opportunity open sees it end.
+ListSignals lets the same signals pass.
 """
 
 import hashlib
@@ -18,9 +19,9 @@ class EventFacts:
 
     venues: frozenset[str]
     """Of the signal's first leg and of each leg."""
-    event_ids: frozenset[str]
+    event_id: str | None
     market_ids: frozenset[str]
-    """Of each leg, and the subject (a gate has no leg)."""
+    """Of each leg."""
     kind: str
     strategy_id: str
     direction: str
@@ -37,8 +38,8 @@ def facts_of(event: SignalEvent) -> EventFacts:
     markets = [leg.market_id for leg in signal.legs]
     return EventFacts(
         venues=frozenset([signal.venue.value, *(m.partition(":")[0] for m in markets)]),
-        event_ids=frozenset([signal.subject_id] if signal.event_id is None else [signal.event_id, signal.subject_id]),
-        market_ids=frozenset([signal.subject_id, *markets]),
+        event_id=signal.event_id,
+        market_ids=frozenset(markets),
         kind=signal.kind,
         strategy_id=signal.strategy_id,
         direction=signal.direction.value,
@@ -107,7 +108,7 @@ def _tests_of(where: SignalFilter) -> list[Test]:
         tests.append(lambda facts: not venues.isdisjoint(facts.venues))
     if where.event_ids:
         events = frozenset(where.event_ids)
-        tests.append(lambda facts: not events.isdisjoint(facts.event_ids))
+        tests.append(lambda facts: facts.event_id in events)
     if where.market_ids:
         markets = frozenset(where.market_ids)
         tests.append(lambda facts: not markets.isdisjoint(facts.market_ids))

@@ -136,7 +136,7 @@ class GroupIndex:
         found = dict(self._rest)
         for name, values in (
             ("market", facts.market_ids),
-            ("event", facts.event_ids),
+            ("event", (facts.event_id or "",)),
             ("strategy", (facts.strategy_id,)),
             ("kind", (facts.kind,)),
         ):
