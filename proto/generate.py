@@ -9,8 +9,9 @@
 # ///
 """Make everything that is generated from the contract, or check that what is committed is what would be made.
 
-Run from anywhere as ``uv run --script proto/generate.py [--check]``; the generators live in an environment of their own,
-locked in ``generate.py.lock``, and need neither the project's packages nor any remote plugin. ``buf`` is the project's.
+Run from anywhere as ``uv run --script proto/generate.py [--check]``; the generators live in an environment of their
+own, locked in ``generate.py.lock``, and need neither the project's packages nor a remote plugin. ``buf`` is the
+project's.
 
 buf compiles the protos and calls this file again as its plugin (``generate.py plugin``), since protoc's Python and
 grpc_python generators are inside of grpcio-tools and not programs of their own.
@@ -46,28 +47,16 @@ def generate_into(target: Path) -> None:
     buf = buf_program()
     scripts = sysconfig.get_path("scripts")
     environment = {**os.environ, "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")])}
-    for template in ("buf.gen.yaml", "buf.gen.internal.yaml"):
-        subprocess.run(  # noqa: S603 - the program and its arguments are ours
-            [buf, "generate", "--template", template, "--output", str(target)],
-            cwd=ROOT,
-            env=environment,
-            check=True,
-        )
-    (target / DESCRIPTOR_SET).parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(  # noqa: S603 - the program and its arguments are ours
-        [
-            buf,
-            "build",
-            "--path",
-            "proto/oddstream/v1",
-            "--exclude-source-info",
-            "--as-file-descriptor-set",
-            "--output",
-            str(target / DESCRIPTOR_SET),
-        ],
-        cwd=ROOT,
-        check=True,
-    )
+    descriptor_set = target / DESCRIPTOR_SET
+    descriptor_set.parent.mkdir(parents=True, exist_ok=True)
+    for arguments in (
+        ["generate", "--template", "buf.gen.yaml", "--output", str(target)],
+        ["generate", "--template", "buf.gen.internal.yaml", "--output", str(target)],
+        ["build", "--path", "proto/oddstream/v1", "--exclude-source-info", "-o", f"{descriptor_set}#format=binpb"],
+    ):
+        done = subprocess.run([buf, *arguments], cwd=ROOT, env=environment, check=False)  # noqa: S603 - ours
+        if done.returncode != 0:
+            sys.exit(f"buf {arguments[0]} failed, see above; nothing was changed")
 
 
 def generated_files(root: Path) -> set[Path]:

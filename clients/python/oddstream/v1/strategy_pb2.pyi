@@ -134,7 +134,7 @@ class ParameterValue(message.Message):
     """A word."""
     @builtins.property
     def duration_value(self) -> duration_pb2.Duration:
-        """A span of time."""
+        """A span of time, up to 3,650 days."""
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ DESCRIPTOR: descriptor.FileDescriptor
 
 @typing.final
 class TimeRange(message.Message):
-    """TimeRange is a stretch of time that includes its start and excludes its end. Which of a resource's times it is
+    """TimeRange is a stretch of time between 1970 and 2100 that includes its start and excludes its end. Which of a resource's times it is
     compared with is said where it is used.
     """
 
