@@ -7,9 +7,6 @@ at the end; the kernel does so if the process is killed. A test gets a database 
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
-import inspect
 import itertools
 import shutil
 import tempfile
@@ -20,11 +17,12 @@ from typing import Any, TypeVar
 import asyncpg
 import pytest
 
-from oddstream_server.embedded.binaries import postgres_programs, redis_program
+from oddstream_server.embedded.launch.binaries import postgres_programs, redis_program
+from oddstream_server.embedded.launch.placement import Placement, Programs, place
 from oddstream_server.embedded.layout import DataFolder
-from oddstream_server.embedded.placement import Placement, Programs, place
-from oddstream_server.embedded.postgres_cluster import PostgresAddress, PostgresCluster
+from oddstream_server.embedded.postgres.cluster import PostgresAddress, PostgresCluster
 from oddstream_server.embedded.redis_server import RedisServer
+from oddstream_server.storage.migrate import upgrade
 
 T = TypeVar("T")
 
@@ -81,15 +79,7 @@ def postgres_address(
 def migrated_template(postgres_address: PostgresAddress) -> str:
     """The name of a database with the newest schema, to be cloned and never connected to."""
     _execute(postgres_address, f"CREATE DATABASE {_TEMPLATE}")
-    if importlib.util.find_spec("oddstream_server.storage.migrate") is not None:
-        migrate = importlib.import_module("oddstream_server.storage.migrate")
-        done = migrate.upgrade(postgres_address.url(_TEMPLATE))
-        if inspect.isawaitable(done):
-
-            async def finish() -> None:
-                await done
-
-            run_apart(finish())
+    upgrade(postgres_address.url(_TEMPLATE))
     return _TEMPLATE
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from oddstream_server.embedded.process import processes_in
+from oddstream_server.embedded.launch.process import processes_in
 
 _HOLDER = Path(__file__).with_name("services_holder.py")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import shutil
 import stat
@@ -18,6 +19,7 @@ from oddstream_server.embedded.errors import (
     OtherPostgresMajor,
     ServiceFailedToStart,
 )
+from oddstream_server.embedded.launch.binaries import postgres_programs
 from oddstream_server.embedded.services import EmbeddedServices
 
 
@@ -156,3 +158,33 @@ async def test_a_configuration_that_postgres_refuses_is_told_in_its_own_words(da
     with pytest.raises(ServiceFailedToStart, match="plenty"):
         await services.start(print)
     assert services.health.postgres is None
+
+
+async def test_a_dump_of_the_running_database_can_be_restored_and_is_the_owners_alone(data_folder: Path) -> None:
+    services = EmbeddedServices(data_folder, redis=False)
+    urls = await services.start(print)
+    target = data_folder / "before-migration.dump"
+    try:
+        connection = await asyncpg.connect(urls.database_dsn)
+        await connection.execute("CREATE TABLE kept AS SELECT generate_series(1, 1000) AS value")
+        await services.dump_database(target, print)
+        await connection.execute("DROP TABLE kept")
+        restored = await asyncio.create_subprocess_exec(
+            postgres_programs().program("pg_restore"), "--exit-on-error", f"--dbname={urls.database_dsn}", target
+        )
+        assert await restored.wait() == 0
+        assert await connection.fetchval("SELECT sum(value) FROM kept") == 500_500
+        await connection.close()
+        assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+        with pytest.raises(OSError, match="nowhere"):
+            await services.dump_database(data_folder / "nowhere" / "x.dump", print)
+        # Gone under it: what was written before must stay what it was.
+        whole = target.read_bytes()
+        (data_folder / "run" / ".s.PGSQL.5432").unlink()
+        with pytest.raises(ServiceFailedToStart, match="pg_dump"):
+            await services.dump_database(target, print)
+        assert target.read_bytes() == whole
+        assert not list(data_folder.glob("*.unfinished"))
+    finally:
+        await services.stop(print)

@@ -14,10 +14,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from oddstream_server.embedded.binaries import postgres_programs, redis_program
 from oddstream_server.embedded.errors import DataFolderUnusable, NoIdentity
-from oddstream_server.embedded.placement import Programs, copy_programs
-from oddstream_server.embedded.process import IdentityKind
+from oddstream_server.embedded.launch.binaries import postgres_programs, redis_program
+from oddstream_server.embedded.launch.placement import Programs, copy_programs
+from oddstream_server.embedded.launch.process import IdentityKind
 from oddstream_server.embedded.services import EmbeddedServices
 
 Hold = Callable[..., Any]

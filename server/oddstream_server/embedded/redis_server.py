@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from oddstream_server.embedded.errors import ServiceFailedToStart
-from oddstream_server.embedded.placement import Placement
-from oddstream_server.embedded.process import Child, Report, end_leftovers, last_lines, progress
+from oddstream_server.embedded.launch.placement import Placement
+from oddstream_server.embedded.launch.process import Child, Report, end_leftovers, last_lines, open_private, progress
 
 _NAME = "Redis"
 _SOCKET_NAME = "redis.sock"
@@ -46,10 +46,13 @@ class RedisServer:
         return self._child.pid if self._child is not None and self._child.running else None
 
     async def start(self, report: Report) -> None:
-        """End what an earlier server left, start, and wait for the answer to PING. Raises ServiceFailedToStart."""
+        """End what an earlier server left, start, and wait for the answer to PING.
+
+        A start that is cancelled is ended by `stop`. Raises ServiceFailedToStart.
+        """
         await end_leftovers(
             self._placement.redis_data,
-            "redis-server",
+            self._placement.programs.redis_server.name,
             name=_NAME,
             gentle=signal.SIGTERM,
             patience_seconds=_STOP_PATIENCE_SECONDS,
@@ -91,7 +94,7 @@ class RedisServer:
             "set-proc-title": "no",
         }
         arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
-        with self._start_log.open("wb") as output:
+        with open_private(self._start_log) as output:
             child = Child.launch(
                 [self._placement.programs.redis_server, *arguments],
                 identity=self._placement.identity,
@@ -120,9 +123,6 @@ class RedisServer:
                 last_lines(self._start_log),
                 self._placement.logs / "redis.log",
             ) from None
-        except asyncio.CancelledError:
-            await self.stop(lambda _: None)
-            raise
 
     def command(self, *words: str) -> str:
         """Send one command and return the first line of the answer. Raises OSError when nobody answers."""

@@ -19,12 +19,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from oddstream_server.embedded.binaries import postgres_programs, redis_program
 from oddstream_server.embedded.keys import Keyring, load_or_make_keys
+from oddstream_server.embedded.launch.binaries import postgres_programs, redis_program
+from oddstream_server.embedded.launch.placement import RELOCATION_ROOT, Placement, Programs, place
+from oddstream_server.embedded.launch.process import IdentityKind, Report
 from oddstream_server.embedded.layout import DataFolder, DataFolderLock, free_fraction, is_locked
-from oddstream_server.embedded.placement import RELOCATION_ROOT, Placement, Programs, place
-from oddstream_server.embedded.postgres_cluster import PostgresCluster
-from oddstream_server.embedded.process import IdentityKind, Report
+from oddstream_server.embedded.postgres.cluster import PostgresCluster
 from oddstream_server.embedded.redis_server import RedisServer
 from oddstream_server.embedded.supervision import ServiceHealth, Supervisor
 
@@ -90,6 +90,7 @@ class EmbeddedServices:
         self._identity_kinds = tuple(identity_kinds)
         self._relocation_root = relocation_root
         self._placement: Placement | None = None
+        self._cluster: PostgresCluster | None = None
         self._postgres: Supervisor | None = None
         self._redis: Supervisor | None = None
         self._keys: Keyring | None = None
@@ -119,12 +120,21 @@ class EmbeddedServices:
                 if supervisor is not None:
                     await supervisor.stop(report)
         finally:
-            self._redis = self._postgres = None
+            self._redis = self._postgres = self._cluster = None
             if self._lock.held:
                 self._note.unlink(missing_ok=True)
                 self._remove_short_sockets()
                 self._placement = None
                 self._lock.release()
+
+    async def dump_database(self, target: Path, report: Report) -> None:
+        """Write the running embedded database into the file `target` (for pg_restore): whole or not at all.
+
+        For a copy before a migration. Raises ServiceFailedToStart when pg_dump fails, OSError on a full disk.
+        """
+        if self._cluster is None:
+            raise RuntimeError("only a running embedded PostgreSQL can be dumped")
+        await self._cluster.dump(target, report)
 
     @property
     def health(self) -> ServicesHealth:
@@ -173,6 +183,7 @@ class EmbeddedServices:
             self._database_is_new = cluster.is_new
             # Before the database: a start that is killed in between then finds keys, and no rows that lack them.
             self._keys = load_or_make_keys(self._folder.keys, database_is_new=cluster.is_new)
+            self._cluster = cluster
             self._postgres = Supervisor("PostgreSQL", cluster)
             await self._postgres.start(report)
             database_url, database_dsn = cluster.address.url(), cluster.address.dsn()

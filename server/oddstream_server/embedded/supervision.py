@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Protocol
 
 from oddstream_server.embedded.errors import EmbeddedError
-from oddstream_server.embedded.process import Report
+from oddstream_server.embedded.launch.process import Report
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import BinaryIO
 
 from oddstream_server.embedded.errors import LaunchedOffMainThread
 
@@ -71,6 +72,7 @@ class Child:
         folder: Path,
         death_signal: signal.Signals,
         output: int,
+        errors: int = subprocess.STDOUT,
         stdin: int = subprocess.DEVNULL,
     ) -> Child:
         """Start `command` in `folder`; the kernel sends it `death_signal` when this process dies, however it dies.
@@ -95,7 +97,7 @@ class Child:
             ],
             stdin=stdin,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=errors,
             start_new_session=True,
             cwd="/",
             # Nothing of our environment: PGDATA, PGPORT or a locale of the shell would change what runs.
@@ -211,6 +213,12 @@ async def processes_gone(folder: Path, program: str, patience_seconds: float) ->
                 await _ended(remaining[0])
             return True
     return False
+
+
+def open_private(path: Path) -> BinaryIO:
+    """Open a file of ours for writing from its start, readable by nobody else."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    return os.fdopen(descriptor, "wb")
 
 
 def last_lines(log: Path, count: int = 12) -> str:

@@ -18,18 +18,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from oddstream_server.embedded.binaries import postgres_installations
 from oddstream_server.embedded.errors import DataFolderUnusable, OtherPostgresMajor, ServiceFailedToStart
 from oddstream_server.embedded.keys import read_or_make_secret
-from oddstream_server.embedded.placement import Placement
-from oddstream_server.embedded.process import (
+from oddstream_server.embedded.launch.binaries import postgres_installations
+from oddstream_server.embedded.launch.placement import Placement
+from oddstream_server.embedded.launch.process import (
     Child,
     Report,
     end_leftovers,
     last_lines,
+    open_private,
     processes_gone,
     processes_in,
     progress,
+)
+from oddstream_server.embedded.postgres.settings import (
+    HOST_BASED_ACCESS,
+    MANAGED_SETTINGS,
+    SETTINGS,
+    scram_verifier,
+    settings_file,
 )
 
 logger = logging.getLogger(__name__)
@@ -38,58 +46,9 @@ ROLE = "oddstream"
 DATABASE = "oddstream"
 SOCKET_PORT = 5432
 _NAME = "PostgreSQL"
-_MANAGED_SETTINGS = "oddstream.conf"
 _POLL_SECONDS = 0.01
 _STOP_PATIENCE_SECONDS = 60.0
 _ORPHAN_PATIENCE_SECONDS = 5.0
-
-# Sized for a laptop that does other things too. What an operator may want to change is theirs to change: these stand
-# in a file that postgresql.conf includes first, so a later line there, or ALTER SYSTEM, wins.
-SETTINGS: Mapping[str, str] = {
-    "max_connections": "100",
-    "shared_buffers": "128MB",
-    "effective_cache_size": "512MB",
-    "work_mem": "8MB",
-    "maintenance_work_mem": "64MB",
-    "max_wal_size": "1GB",
-    "min_wal_size": "80MB",
-    "checkpoint_completion_target": "0.9",
-    "wal_compression": "on",
-    # A replica or an archive needs no more than its own line; wal_level can't change without a restart.
-    "wal_level": "replica",
-    "max_wal_senders": "10",
-    "max_replication_slots": "10",
-    "hot_standby": "on",
-    # Queries here are short: compiling them costs more than it saves.
-    "jit": "off",
-    "timezone": "UTC",
-    "log_timezone": "UTC",
-    "password_encryption": "scram-sha-256",
-    "idle_in_transaction_session_timeout": "60s",
-    "logging_collector": "on",
-    "log_filename": "postgresql-%a.log",
-    "log_rotation_age": "1d",
-    "log_rotation_size": "0",
-    "log_truncate_on_rotation": "on",
-    "log_file_mode": "0600",
-    "log_line_prefix": "%m [%p] %q%u@%d %a ",
-    "log_min_duration_statement": "1s",
-    "log_lock_waits": "on",
-    "log_checkpoints": "off",
-    # A statement is logged without the values bound to it: they may be secrets.
-    "log_parameter_max_length": "0",
-    "log_parameter_max_length_on_error": "0",
-}
-
-_HOST_BASED_ACCESS = """\
-# The socket lies in a folder that only the owner of these files (and root) can enter, so it needs no password.
-local  all          all                trust
-local  replication  all                trust
-host   all          all  127.0.0.1/32  scram-sha-256
-host   all          all  ::1/128       scram-sha-256
-host   replication  all  127.0.0.1/32  scram-sha-256
-host   replication  all  ::1/128       scram-sha-256
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +120,8 @@ class PostgresCluster:
     async def start(self, report: Report) -> None:
         """Make the cluster if there is none, end what an earlier server left, start, wait until it takes connections.
 
-        Raises OtherPostgresMajor, DataFolderUnusable, ServiceFailedToStart.
+        A start that is cancelled is ended by `stop`. Raises OtherPostgresMajor, DataFolderUnusable,
+        ServiceFailedToStart.
         """
         self.check()
         if self.is_new:
@@ -184,6 +144,34 @@ class PostgresCluster:
         # The log collector outlives the postmaster by a moment.
         await processes_gone(self._data, "postgres", _STOP_PATIENCE_SECONDS)
         self._remove_sockets()
+
+    async def dump(self, target: Path, report: Report) -> None:
+        """Write the running database into `target` (pg_dump's custom format, mode 0600): whole or not at all.
+
+        Raises ServiceFailedToStart when pg_dump fails, OSError when the file can't be written.
+        """
+        log = self._placement.start_logs / "dump.log"
+        unfinished = target.with_name(f"{target.name}.unfinished")
+        async with progress(report, f"copying the database to {target}"):
+            with open_private(unfinished) as output, open_private(log) as errors:
+                child = Child.launch(
+                    [self._programs.program("pg_dump"), *self._dump_options()],
+                    identity=self._placement.identity,
+                    folder=self._data,
+                    death_signal=signal.SIGTERM,
+                    output=output.fileno(),
+                    errors=errors.fileno(),
+                )
+                try:
+                    status = await child.exited()
+                except asyncio.CancelledError:
+                    await child.stop((signal.SIGTERM, 5.0), name=child.program, report=report)
+                    raise
+                os.fsync(output.fileno())
+        if status != 0:
+            unfinished.unlink()
+            raise ServiceFailedToStart(_NAME, f"couldn't be dumped (pg_dump exit {status})", last_lines(log), log)
+        unfinished.replace(target)
 
     async def exited(self) -> int:
         """Wait for the running postmaster's end; its exit status."""
@@ -235,12 +223,16 @@ class PostgresCluster:
                 break
         else:
             program = f"/usr/lib/postgresql/{major}/bin/pg_dump"
+        return [program, f"--file=oddstream-{major}.dump", *self._dump_options()]
+
+    def _dump_options(self) -> list[str]:
+        address = self.address
         return [
-            program,
-            f"--host={self._placement.sockets}",
+            f"--host={address.sockets}",
+            f"--port={address.port}",
             f"--username={ROLE}",
+            "--no-password",
             "--format=custom",
-            f"--file=oddstream-{major}.dump",
             DATABASE,
         ]
 
@@ -271,21 +263,21 @@ class PostgresCluster:
                     *(["--no-sync"] if self._settings.get("fsync") == "off" else []),
                 ],
             )
-            self._write_own(unfinished / "pg_hba.conf", _HOST_BASED_ACCESS)
+            self._write_own(unfinished / "pg_hba.conf", HOST_BASED_ACCESS)
             configuration = unfinished / "postgresql.conf"
-            ours = f"include '{_MANAGED_SETTINGS}'  # rewritten at each start; your own settings belong below\n"
+            ours = f"include '{MANAGED_SETTINGS}'  # rewritten at each start; your own settings belong below\n"
             self._write_own(configuration, ours + configuration.read_text(encoding="utf-8"))
-            self._write_own(unfinished / _MANAGED_SETTINGS, "")
+            self._write_own(unfinished / MANAGED_SETTINGS, "")
             await self._single_user(unfinished, f"CREATE DATABASE {DATABASE}")
         unfinished.rename(self._data)
 
     async def _set_password_if_new(self, report: Report) -> None:
         if self._tcp_port is None or self._password_file.exists():
             return
-        # The password reaches PostgreSQL on standard input, and the disk only after it holds there.
+        # PostgreSQL is given the verifier and never the password: a statement that fails is logged.
         password = secrets.token_urlsafe(32)
         async with progress(report, f"setting the password of {_NAME}"):
-            await self._single_user(self._data, f"ALTER ROLE {ROLE} PASSWORD '{password}'")
+            await self._single_user(self._data, f"ALTER ROLE {ROLE} PASSWORD '{scram_verifier(password)}'")
         read_or_make_secret(self._password_file, password)
 
     async def _single_user(self, data: Path, statement: str) -> None:
@@ -296,7 +288,7 @@ class PostgresCluster:
         )
 
     async def _run(self, folder: Path, command: list[str | Path], text: bytes | None = None) -> None:
-        with self._start_log.open("wb") as output:
+        with open_private(self._start_log) as output:
             child = Child.launch(
                 command,
                 identity=self._placement.identity,
@@ -329,9 +321,7 @@ class PostgresCluster:
             "listen_addresses": "127.0.0.1" if self._tcp_port is not None else "",
             "port": str(self.address.port),
         }
-        lines = ["# Written by oddstream-server at each start. Your own settings belong into postgresql.conf.\n"]
-        lines += (f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in settings.items())
-        self._write_own(self._data / _MANAGED_SETTINGS, "".join(lines))
+        self._write_own(self._data / MANAGED_SETTINGS, settings_file(settings))
 
     def _write_own(self, path: Path, text: str) -> None:
         # The folder may belong to another user, so a name in it is never followed.
@@ -344,7 +334,7 @@ class PostgresCluster:
         fresh.replace(path)
 
     async def _launch(self) -> None:
-        with self._start_log.open("wb") as output:
+        with open_private(self._start_log) as output:
             child = Child.launch(
                 [self._programs.program("postgres"), "-D", self._data],
                 identity=self._placement.identity,
@@ -353,20 +343,16 @@ class PostgresCluster:
                 output=output.fileno(),
             )
         self._child = child
-        try:
-            while not self._is_ready(child.pid):
-                if not child.running:
-                    self._child = None
-                    raise ServiceFailedToStart(
-                        _NAME,
-                        f"ended while starting (exit {child.exit_status})",
-                        last_lines(self._start_log),
-                        self._placement.logs,
-                    )
-                await asyncio.sleep(_POLL_SECONDS)
-        except asyncio.CancelledError:
-            await self.stop(lambda _: None)
-            raise
+        while not self._is_ready(child.pid):
+            if not child.running:
+                self._child = None
+                raise ServiceFailedToStart(
+                    _NAME,
+                    f"ended while starting (exit {child.exit_status})",
+                    last_lines(self._start_log),
+                    self._placement.logs,
+                )
+            await asyncio.sleep(_POLL_SECONDS)
 
     def _is_ready(self, pid: int) -> bool:
         # The postmaster writes its state into the eighth line; crash recovery may take minutes before it is ready.

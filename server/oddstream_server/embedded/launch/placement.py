@@ -24,10 +24,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from oddstream_server.embedded.binaries import PostgresPrograms
 from oddstream_server.embedded.errors import DataFolderUnusable, NoIdentity
+from oddstream_server.embedded.launch.binaries import PostgresPrograms
+from oddstream_server.embedded.launch.process import Child, Identity, IdentityKind
 from oddstream_server.embedded.layout import DataFolder
-from oddstream_server.embedded.process import Child, Identity, IdentityKind
 
 RELOCATION_ROOT = Path("/var/lib/oddstream")
 _LOCATION_NOTE = "data-is-elsewhere"

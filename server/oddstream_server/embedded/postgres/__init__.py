@@ -1,0 +1,1 @@
+"""The embedded PostgreSQL: its cluster and its settings."""
