@@ -83,6 +83,7 @@ CREATE TABLE market_links (
     link_id text COLLATE "C" PRIMARY KEY,
     market_id text COLLATE "C" NOT NULL,
     other_market_id text COLLATE "C" NOT NULL,
+    relation text NOT NULL,
     state text NOT NULL,
     body jsonb NOT NULL
 );
@@ -95,7 +96,7 @@ CREATE TABLE market_keys (
     market_key integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     market_id text COLLATE "C" NOT NULL UNIQUE
 );
-COMMENT ON TABLE market_keys IS 'short numbers for ticks; minted at a market''s first tick, known to the catalog or not';
+COMMENT ON TABLE market_keys IS 'numbers for ticks; minted at a market''s first tick, known to the catalog or not';
 
 CREATE TABLE tick_sources (
     source_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -166,7 +167,7 @@ CREATE TABLE trade_keys (
     receive_time timestamptz NOT NULL,
     PRIMARY KEY (market_key, source_id, source_key)
 );
-COMMENT ON TABLE trade_keys IS 'a trade fetched again in a later month has another partition: its identity is kept here';
+COMMENT ON TABLE trade_keys IS 'a trade fetched again later may have another partition: its identity is kept here';
 
 CREATE TABLE candles (
     start_time timestamptz NOT NULL,
@@ -209,7 +210,7 @@ CREATE TABLE leases (
     holder text NOT NULL,
     expire_time timestamptz NOT NULL
 );
-INSERT INTO leases VALUES ('pipeline', 0, '', '-infinity');
+INSERT INTO leases VALUES ('pipeline', 0, '', timestamptz 'epoch');
 
 CREATE TABLE strategy_states (
     strategy_id text COLLATE "C" NOT NULL,

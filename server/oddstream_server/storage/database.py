@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from oddstream_server.application.request import correlation_id, remaining_seconds
-from oddstream_server.domain.errors import Aborted, OddstreamError, Unavailable
+from oddstream_server.domain.errors import Aborted, DeadlineExceeded, OddstreamError, Unavailable
 
 T = TypeVar("T")
 
@@ -110,7 +110,8 @@ class Database:
         """Commit at the end, roll back on any exception.
 
         :param timeout_seconds: bound of each statement; what is left of the call's deadline where that is less.
-        :raises Unavailable: the database is away, busy, full or too slow.
+        :raises Unavailable: the database is away, busy or full.
+        :raises DeadlineExceeded: it was too slow.
         :raises Aborted: a conflict with another transaction.
         """
         with _translated():
@@ -194,7 +195,7 @@ class Database:
         bounds = [seconds for seconds in (timeout_seconds, left) if seconds is not None]
         milliseconds = 0 if not bounds else int(min(bounds) * 1_000)
         if bounds and milliseconds <= 0:
-            raise Unavailable("the call's deadline passed before the database was asked")
+            raise DeadlineExceeded("the call's deadline passed before the database was asked")
         call = re.sub(r"[^A-Za-z0-9._-]", "", correlation_id())[:40]
         text = f"BEGIN ISOLATION LEVEL {isolation} {'READ ONLY' if read_only else 'READ WRITE'}"
         if bounds:
@@ -271,11 +272,11 @@ def translate(error: BaseException) -> OddstreamError | None:
         if code in _AWAY:
             return _away()
         if code in _CONFLICT:
-            return Aborted("another transaction was in the way; try again", reason="CONFLICT")
+            return Aborted("another transaction was in the way; try again", reason="CONCURRENT_CHANGE")
         if code in _FULL:
             return Unavailable("the database is out of a resource; reads may still work", retry_after_us=5_000_000)
         if code == "57014":
-            return Unavailable("the database did not answer in time; narrow the request or try again")
+            return DeadlineExceeded("the database did not answer in time; narrow the request or give it longer")
         return None
     if isinstance(error, TimeoutError):
         return _away()

@@ -70,9 +70,7 @@ def newest_revision(folder: Path | None = None) -> str:
     return head
 
 
-async def _migrate(
-    database_url: str, folder: Path | None, work: Callable[[Config], None], report: Report
-) -> None:
+async def _migrate(database_url: str, folder: Path | None, work: Callable[[Config], None], report: Report) -> None:
     config = _config(folder)
     engine = create_async_engine(sqlalchemy_url(database_url), poolclass=NullPool)
 

@@ -1,0 +1,269 @@
+"""The leader's writes: its lease, the one transaction of a batch, and what the pipeline tells about itself."""
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import asyncpg
+from sqlalchemy import insert, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from oddstream_server.application.ports import (
+    BatchResult,
+    Decision,
+    Fenced,
+    Lease,
+    QuarantinedRow,
+    StrategyState,
+)
+from oddstream_server.domain.market import Venue
+from oddstream_server.domain.quote import FeedStatus, Quote, Trade
+from oddstream_server.domain.signal import SignalEvent
+from oddstream_server.storage import candles, signal_log
+from oddstream_server.storage.database import Database, Transaction
+from oddstream_server.storage.partitions import EVENTS_A_PARTITION, Partitions
+from oddstream_server.storage.tables import feed_status, feed_status_changes, pipeline_runs, quarantine
+from oddstream_server.storage.ticks import LIVE, TickStore
+from oddstream_server.storage.wake_ups import CHANNEL
+
+_LEADER_LOCK = 0x0DD5_0003
+"""Class of the advisory locks that mark a connection as a leader's: (class, epoch)."""
+
+_PAYLOAD_LIMIT = 65_536
+
+
+class PostgresPipelineStore:
+    """Fulfils :class:`~oddstream_server.application.ports.PipelineStore`."""
+
+    def __init__(
+        self, database: Database, ticks: TickStore | None = None, events_a_partition: int = EVENTS_A_PARTITION
+    ) -> None:
+        self._database = database
+        self._ticks = ticks or TickStore(database)
+        self._partitions: Partitions = self._ticks.partitions
+        self._events_a_partition = events_a_partition
+
+    # --- leadership ---
+
+    async def acquire_lease(self, holder: str, ttl_us: int) -> Lease | None:
+        """Take the leadership if it is free, run out, or the holder's own; each time with a new epoch.
+
+        The epoch goes to the lane and to the log's head in the same transaction, so from its commit on every write of
+        an earlier leader is refused. A leader that was stopped in mid transaction still holds those rows' locks: its
+        connections are found by their advisory lock and ended first.
+        """
+        async with self._database.reading() as transaction:
+            if not await _may_take(transaction.driver, holder, lock=False):
+                return None
+            await transaction.driver.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = $1 "
+                "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+                "AND pid <> pg_backend_pid()",
+                _LEADER_LOCK,
+            )
+        async with self._database.transaction() as transaction:
+            driver = transaction.driver
+            await driver.execute("SET LOCAL lock_timeout = '3s'")
+            if not await _may_take(driver, holder, lock=True):
+                return None
+            row = await driver.fetchrow(
+                "UPDATE leases SET epoch = epoch + 1, holder = $1, "
+                "expire_time = clock_timestamp() + $2 * interval '1 microsecond' "
+                "WHERE name = 'pipeline' RETURNING epoch, holder, expire_time",
+                holder,
+                ttl_us,
+            )
+            assert row is not None
+            await driver.execute(f"UPDATE ingest_lanes SET epoch = $1 WHERE lane = {LIVE}", row["epoch"])
+            await driver.execute("UPDATE signal_log_head SET epoch = $1", row["epoch"])
+        await signal_log.SignalLogStore(self._database).mint_data_set_id()
+        return Lease(row["epoch"], row["holder"], row["expire_time"])
+
+    async def renew_lease(self, lease: Lease, ttl_us: int) -> Lease:
+        async with self._database.transaction() as transaction:
+            expire_time_us = await transaction.driver.fetchval(
+                "UPDATE leases SET expire_time = clock_timestamp() + $2 * interval '1 microsecond' "
+                "WHERE name = 'pipeline' AND epoch = $1 RETURNING expire_time",
+                lease.epoch,
+                ttl_us,
+            )
+        if expire_time_us is None:
+            raise Fenced
+        return Lease(lease.epoch, lease.holder, expire_time_us)
+
+    async def release_lease(self, lease: Lease) -> None:
+        """Let another one take over at once; a lease that is no longer held is left alone."""
+        async with self._database.transaction() as transaction:
+            await transaction.driver.execute(
+                "UPDATE leases SET expire_time = timestamptz 'epoch', holder = '' "
+                "WHERE name = 'pipeline' AND epoch = $1",
+                lease.epoch,
+            )
+
+    # --- the one transaction ---
+
+    async def store_batch(
+        self,
+        lease: Lease,
+        ticks: Sequence[Quote | Trade],
+        decide: Callable[[Sequence[Quote | Trade]], Decision],
+    ) -> BatchResult:
+        """See the port. ``decide`` is not called when nothing was new."""
+        numbers = await self._ticks.prepare(ticks)
+        async with self._database.transaction() as transaction:
+            driver = transaction.driver
+            await _mark_as_leader(driver, lease)
+            lane = await driver.fetchrow(
+                f"SELECT sequence, watermarks FROM ingest_lanes WHERE lane = {LIVE} AND epoch = $1 FOR UPDATE",
+                lease.epoch,
+            )
+            if lane is None:
+                raise Fenced
+            stored = await numbers.insert_once(driver, ticks, lane["sequence"])
+            quotes = sum(isinstance(tick, Quote) for tick in stored)
+            duplicates = len(ticks) - len(stored)
+            if not stored:
+                return BatchResult(0, 0, duplicates, lane["sequence"], ())
+            watermarks: dict[str, int] = lane["watermarks"]
+            for venue in sorted({tick.source.venue for tick in stored}):
+                of_venue = [tick for tick in stored if tick.source.venue is venue]
+                before = watermarks.get(venue.value, 0)
+                await candles.merge(driver, candles.fold(of_venue, numbers.market_keys), before)
+                watermarks[venue.value] = max(before, *(tick.receive_time_us for tick in of_venue))
+            sequence = stored[-1].ingest_sequence
+            decision = decide(stored)
+            await _save_states(driver, decision.states, sequence)
+            await driver.execute(
+                f"UPDATE ingest_lanes SET sequence = $1, watermarks = $2 WHERE lane = {LIVE}",
+                sequence,
+                signal_log.document(watermarks),
+            )
+            await driver.execute("SELECT pg_notify($1, 'quotes')", CHANNEL)
+            # Last, so that the log's head is locked for the shortest time.
+            events = await self._append(driver, lease, decision.events) if decision.events else ()
+        return BatchResult(quotes, len(stored) - quotes, duplicates, sequence, events)
+
+    async def append_events(self, lease: Lease, events: Sequence[SignalEvent]) -> tuple[SignalEvent, ...]:
+        async with self._database.transaction() as transaction:
+            await _mark_as_leader(transaction.driver, lease)
+            return await self._append(transaction.driver, lease, events)
+
+    async def _append(
+        self, driver: "asyncpg.Connection[Any]", lease: Lease, events: Sequence[SignalEvent]
+    ) -> tuple[SignalEvent, ...]:
+        return await signal_log.append(driver, lease.epoch, events, self._events_a_partition)
+
+    # --- what is loaded at the start ---
+
+    async def load_states(self, strategy_ids: Sequence[str]) -> Sequence[StrategyState]:
+        async def work(transaction: Transaction) -> Sequence[StrategyState]:
+            rows = await transaction.driver.fetch(
+                "SELECT strategy_id, subject_id, kernel, opportunities FROM strategy_states "
+                "WHERE strategy_id = ANY($1::text[]) ORDER BY strategy_id, subject_id",
+                list(strategy_ids),
+            )
+            return [StrategyState(*row) for row in rows]
+
+        return await self._database.read(work)
+
+    async def active_signals(self) -> Sequence[SignalEvent]:
+        return await self._database.read(signal_log.active_events)
+
+    # --- what the pipeline tells about itself ---
+
+    async def save_feed_status(self, status: FeedStatus) -> None:
+        row = {
+            "venue": status.venue.value,
+            "state": status.state.value,
+            "last_receive_time": status.last_receive_time_us,
+            "epoch": status.epoch,
+            "change_time": status.change_time_us,
+            "detail": status.detail,
+            "market_ids": list(status.market_ids),
+        }
+        async with self._database.transaction() as transaction:
+            await transaction.core.execute(
+                upsert(feed_status).values(row).on_conflict_do_update(index_elements=["venue"], set_=row)
+            )
+            await transaction.core.execute(insert(feed_status_changes).values(row))
+            await transaction.driver.execute("SELECT pg_notify($1, 'feed')", CHANNEL)
+
+    async def quarantine(self, rows: Sequence[QuarantinedRow]) -> None:
+        """Keep rows that could not be read; a payload past 64 KiB is cut there."""
+        if not rows:
+            return
+        async with self._database.transaction() as transaction:
+            await transaction.core.execute(
+                insert(quarantine),
+                [
+                    {
+                        "venue": row.venue.value,
+                        "source": row.source,
+                        "reason": row.reason,
+                        "detail": row.detail,
+                        "payload": row.payload[:_PAYLOAD_LIMIT],
+                        "receive_time": row.receive_time_us,
+                    }
+                    for row in rows
+                ],
+            )
+
+    async def begin_run(self, venue: Venue | None, stage: str, now_us: int) -> str:
+        run_id = f"run_{secrets.token_hex(10)}"
+        async with self._database.transaction() as transaction:
+            await transaction.core.execute(
+                insert(pipeline_runs).values(
+                    run_id=run_id,
+                    venue=None if venue is None else venue.value,
+                    stage=stage,
+                    state="running",
+                    begin_time=now_us,
+                    counts={},
+                )
+            )
+        return run_id
+
+    async def end_run(self, run_id: str, now_us: int, counts: Mapping[str, int], error: str | None = None) -> None:
+        async with self._database.transaction() as transaction:
+            await transaction.core.execute(
+                update(pipeline_runs)
+                .where(pipeline_runs.c.run_id == run_id)
+                .values(state="failed" if error else "succeeded", end_time=now_us, counts=dict(counts), error=error)
+            )
+
+    async def prepare_partitions(self, now_us: int) -> Sequence[str]:
+        return await self._partitions.ahead(now_us)
+
+
+async def _may_take(driver: "asyncpg.Connection[Any]", holder: str, *, lock: bool) -> bool:
+    return bool(
+        await driver.fetchval(
+            "SELECT expire_time <= clock_timestamp() OR holder = $1 FROM leases WHERE name = 'pipeline'"
+            + (" FOR UPDATE" if lock else ""),
+            holder,
+        )
+    )
+
+
+async def _mark_as_leader(driver: "asyncpg.Connection[Any]", lease: Lease) -> None:
+    await driver.execute("SELECT pg_advisory_xact_lock_shared($1, $2)", _LEADER_LOCK, lease.epoch & 0x7FFF_FFFF)
+
+
+async def _save_states(driver: "asyncpg.Connection[Any]", states: Sequence[StrategyState], sequence: int) -> None:
+    if not states:
+        return
+    await driver.execute(
+        "INSERT INTO strategy_states (strategy_id, subject_id, ingest_sequence, kernel, opportunities) "
+        "SELECT n.strategy_id, n.subject_id, $5, n.kernel, n.opportunities "
+        "FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[]) "
+        "AS n(strategy_id, subject_id, kernel, opportunities) "
+        "ON CONFLICT (strategy_id, subject_id) DO UPDATE SET ingest_sequence = excluded.ingest_sequence, "
+        "kernel = excluded.kernel, opportunities = excluded.opportunities "
+        "WHERE (strategy_states.kernel, strategy_states.opportunities) "
+        "IS DISTINCT FROM (excluded.kernel, excluded.opportunities)",
+        [s.strategy_id for s in states],
+        [s.subject_id for s in states],
+        [s.kernel for s in states],
+        [s.opportunities for s in states],
+        sequence,
+    )
