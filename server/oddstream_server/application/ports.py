@@ -8,10 +8,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from oddstream_server.domain.market import Event, Market, MarketLink, MarketState, Settlement, Venue
+from oddstream_server.domain.market import (
+    Event,
+    LinkRelation,
+    LinkState,
+    Market,
+    MarketLink,
+    MarketState,
+    Settlement,
+    Venue,
+)
 from oddstream_server.domain.principal import Principal
 from oddstream_server.domain.quote import Candle, CandleInterval, FeedStatus, OrderBook, Quote, Trade
 from oddstream_server.domain.signal import Direction, Signal, SignalEvent, SignalState
+from oddstream_server.domain.strategy import StrategyDescription
 
 T = TypeVar("T")
 
@@ -140,6 +150,14 @@ class EventFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class MarketLinkFilter:
+    market_ids: tuple[str, ...] = ()
+    """The link concerns one of them, on either side."""
+    states: tuple[LinkState, ...] = ()
+    relations: tuple[LinkRelation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogChange:
     """What an upsert changed; unchanged rows are not touched."""
 
@@ -165,7 +183,9 @@ class Catalog(Protocol):
 
     async def list_events(self, where: EventFilter, after: Key | None, limit: int) -> Page[Event]: ...
 
-    async def list_links(self, market_ids: Sequence[str], after: Key | None, limit: int) -> Page[MarketLink]: ...
+    async def list_links(self, where: MarketLinkFilter, after: Key | None, limit: int) -> Page[MarketLink]:
+        """By ascending link id."""
+        ...
 
     def all_markets(self, states: Sequence[MarketState], venues: Sequence[Venue]) -> AsyncIterator[Market]:
         """Every market of the named states and venues, streamed."""
@@ -400,6 +420,14 @@ class SignalLog(Protocol):
 class WakeUps(Protocol):
     async def run(self) -> None:
         """Listen until cancelled; reconnects by itself, pings its connection."""
+        ...
+
+
+class StrategyCatalog(Protocol):
+    """The strategies that this server knows, with what they run with."""
+
+    async def list_strategies(self) -> Sequence[StrategyDescription]:
+        """All of them by ascending id; they are few."""
         ...
 
 

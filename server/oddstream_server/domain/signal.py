@@ -41,6 +41,8 @@ class Direction(StrEnum):
     UP = "up"
     DOWN = "down"
     BASKET = "basket"
+    NONE = "none"
+    """Points nowhere, as a gate does."""
 
 
 class SignalState(StrEnum):
@@ -98,6 +100,8 @@ class Leg:
     book_epoch: int
     book_receive_time_us: int
     book_venue_time_us: int | None = None
+    outcome_label: str = ""
+    """The venue's label of the outcome, for people."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,8 +158,8 @@ async def _read(messages: AsyncIterator[bytes], deserialize: Callable[[bytes], A
 
 
 def malformed_request() -> InvalidArgument:
-    rule = "is not a message of the method's request type; generate the stubs anew from this server's contract"
-    return InvalidArgument([FieldViolation("request", rule)], reason="MALFORMED_REQUEST")
+    rule = "the body must be a serialised message of the method's request type, from a client of the same contract"
+    return InvalidArgument([FieldViolation("", rule)], reason="MALFORMED_REQUEST")
 
 
 async def _refuse_unknown(call: Call) -> Any:

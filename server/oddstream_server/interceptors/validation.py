@@ -1,23 +1,20 @@
 """The message itself: read here, so that malformed bytes get a proper answer, and held against the contract's rules."""
 
-from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from google.protobuf.message import DecodeError
 
-from oddstream_server.domain.errors import FieldViolation, InvalidArgument
+from oddstream_server.domain.errors import InvalidArgument
 from oddstream_server.interceptors.call import Call, Proceed
 from oddstream_server.interceptors.chain import malformed_request
-
-Validate = Callable[[str, bytes], Sequence[FieldViolation]]
-"""From a method's full name and a serialised request to what is wrong with it; nothing for methods without rules."""
+from oddstream_server.transport.contract import Contract
 
 
 class ValidationInterceptor:
     name: ClassVar[str] = "validation"
 
-    def __init__(self, validate: Validate) -> None:
-        self._validate = validate
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         if call.method.kind.request_streaming:
@@ -27,7 +24,8 @@ class ValidationInterceptor:
             call.request = call.deserialize(body)
         except DecodeError:
             raise malformed_request() from None
-        violations = self._validate(call.method.full_name, body)
-        if violations:
-            raise InvalidArgument(violations)
+        if call.method.full_name in self._contract.methods:
+            violations = self._contract.violations(call.method.full_name, body)
+            if violations:
+                raise InvalidArgument(violations)
         return await proceed(call)

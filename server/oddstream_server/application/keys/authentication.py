@@ -27,6 +27,8 @@ log = structlog.get_logger()
 CACHE_SECONDS = 5.0
 RECHECK_SECONDS = 2.0
 """How often the keys of open streams are read again. With the reading itself it stays below the five seconds."""
+LATE_SECONDS = 1.0
+"""How much later than noticed a stream is cut from outside."""
 READ_SECONDS = 1.0
 TOUCH_SECONDS = 60.0
 _MAXIMUM_CACHED = 10_000
@@ -56,12 +58,7 @@ class _Checked:
     checked_at: float
 
 
-@dataclass(slots=True)
-class _Watched:
-    """Open streams of one key."""
-
-    callbacks: "dict[int, Callable[[OddstreamError], None]]"
-    confirmed_at: float
+OnEnd = Callable[[OddstreamError], None]
 
 
 class Authenticator:
@@ -83,7 +80,8 @@ class Authenticator:
         self._checked: OrderedDict[bytes, _Checked] = OrderedDict()
         self._generation = 0
         self._reading: dict[str, asyncio.Task[StoredKey | None]] = {}
-        self._watched: dict[str, _Watched] = {}
+        self._watched: dict[str, set[OnEnd]] = {}
+        """By key id: what ends each of its open streams."""
         self._wake = asyncio.Event()
         self._used: set[str] = set()
         self._touched_at = -math.inf
@@ -142,22 +140,25 @@ class Authenticator:
         self._wake.set()
 
     @contextmanager
-    def watching(self, principal: Principal, on_end: Callable[[OddstreamError], None]) -> Iterator[None]:
-        """While the block lasts, call ``on_end`` once when the principal's key is revoked or expires, or can't be
-        checked for five seconds."""
+    def watching(self, principal: Principal, on_end: OnEnd) -> Iterator[None]:
+        """While the block lasts, call ``on_end`` once when the principal's key is found revoked or expired.
+
+        It is called a second late: a stream that looks after itself has said its ``closing`` by then, and this is for
+        those that don't, or that hang in a write. While the key store is away nobody is cut, since nothing can be
+        revoked in it, and nothing new can be read either.
+        """
         key_id = principal.key_id
         if key_id is None:
             yield
             return
-        watched = self._watched.setdefault(key_id, _Watched({}, self._monotonic()))
-        token = id(on_end)
-        watched.callbacks[token] = on_end
+        self._watched.setdefault(key_id, set()).add(on_end)
         try:
             yield
         finally:
-            watched.callbacks.pop(token, None)
-            if not watched.callbacks and self._watched.get(key_id) is watched:
-                del self._watched[key_id]
+            streams = self._watched.get(key_id, set())
+            streams.discard(on_end)
+            if not streams:
+                self._watched.pop(key_id, None)
 
     async def run(self) -> None:
         """Re-check the keys of open streams and write last-used times, until cancelled."""
@@ -172,27 +173,20 @@ class Authenticator:
             await self._touch()
 
     async def _recheck(self) -> None:
-        for key_id, watched in list(self._watched.items()):
+        for key_id in list(self._watched):
             try:
                 stored = await self._read(key_id)
-            except Exception as error:
-                if not isinstance(error, Unavailable):
-                    log.exception("the key of open streams could not be read again", key_id=key_id)
-                if self._monotonic() - watched.confirmed_at >= CACHE_SECONDS - RECHECK_SECONDS:
-                    self._end(watched, Unavailable("the key can't be checked now; come again"))
+            except Unavailable:
+                continue
+            except Exception:
+                log.exception("the key of open streams could not be read again", key_id=key_id)
                 continue
             if stored is None or self._revoked_or_expired(stored):
-                revoked = "the key of this stream was revoked or has expired"
-                self._end(watched, Unauthenticated(revoked, reason="CREDENTIAL_REVOKED"))
-            else:
-                watched.confirmed_at = self._monotonic()
-
-    @staticmethod
-    def _end(watched: _Watched, error: OddstreamError) -> None:
-        callbacks = list(watched.callbacks.values())
-        watched.callbacks.clear()
-        for callback in callbacks:
-            callback(error)
+                error = Unauthenticated(
+                    "the key of this stream was revoked or has expired", reason="CREDENTIAL_REVOKED"
+                )
+                for on_end in self._watched.pop(key_id, ()):
+                    asyncio.get_running_loop().call_later(LATE_SECONDS, on_end, error)
 
     async def _touch(self) -> None:
         if not self._used or self._monotonic() - self._touched_at < TOUCH_SECONDS:
