@@ -1,0 +1,413 @@
+"""The strategies over the ticks: kernel states, open opportunities and the catalog as of each row, in memory.
+
+:meth:`StrategyRunner.decide` is deterministic and does no I/O: it is called inside the transaction that stores the
+ticks, and what it changed is kept by :meth:`commit` or undone by :meth:`rollback`. Each market and each event has its
+own state, so the result depends on the order of a subject's own ticks alone. Ticks of one receive time are one
+instant: a group is looked at once, after all of them.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from typing import Any, Final
+
+from oddstream_server.application.ports import Decision, StrategyState
+from oddstream_server.domain.market import Event, Market, Venue
+from oddstream_server.domain.quote import Quote, Trade
+from oddstream_server.domain.signal import DataOrigin, SignalEvent
+from oddstream_server.pipeline import as_of
+from oddstream_server.pipeline.slots import EventSlot, MarketSlot, Run, UndoLog
+from oddstream_server.strategies import tracker
+from oddstream_server.strategies.gate import Gate, GateParams, Shut
+from oddstream_server.strategies.registry import ConfiguredStrategy
+from oddstream_server.strategies.verdicts import column_values, group_verdict, market_verdict
+
+GATE_ID: Final = "runner.gate"
+MARKETS_ID: Final = "runner.markets"
+EVENTS_ID: Final = "runner.events"
+POSITION_ID: Final = "runner.position"
+"""Names under which the runner's own state is checkpointed beside the strategies'."""
+
+
+def origin_of(venue: Venue) -> DataOrigin:
+    """Data of the simulated venue is SIMULATED, of every other one LIVE."""
+    return DataOrigin.SIMULATED if venue is Venue.SIMULATED else DataOrigin.LIVE
+
+
+class StrategyRunner:
+    """All configured strategies on all markets and events that ticks come for.
+
+    :param origin: data origin of the signals of a venue.
+    :raises ValueError: the strategies have different gates: one gate judges a market for all of them.
+    """
+
+    def __init__(
+        self, strategies: Sequence[ConfiguredStrategy], origin: Callable[[Venue], DataOrigin] = origin_of
+    ) -> None:
+        if len({s.gate.digest() for s in strategies}) > 1:
+            raise ValueError("all strategies of a runner have to share one gate's parameters")
+        self.strategies = tuple(sorted(strategies, key=lambda s: s.strategy_id))
+        self._by_id = {s.strategy_id: s for s in self.strategies}
+        self._alone = tuple(s for s in self.strategies if not s.kind.group)
+        self._groups = tuple(s for s in self.strategies if s.kind.group)
+        self._digests = {s.strategy_id: s.params_digest for s in self.strategies}
+        self._gate = self.strategies[0].gate if self.strategies else Gate(GateParams())
+        self._origin = origin
+        self._reset()
+
+    def _reset(self) -> None:
+        self._markets: dict[str, MarketSlot] = {}
+        self._events: dict[str, EventSlot] = {}
+        self._journal = as_of.Journal()
+        self._known_markets: dict[str, Market] = {}
+        self._known_events: dict[str, Event] = {}
+        self._offered: dict[tuple[int, str], Market | Event] = {}
+        self._farewells: list[SignalEvent] = []
+        self._position_us = 0
+        self._undo = UndoLog()
+        self._changed: dict[tuple[str, str], None] = {}
+
+    @property
+    def strategy_ids(self) -> tuple[str, ...]:
+        """Ids whose states :meth:`restore` wants, the runner's own included."""
+        return (*self._by_id, GATE_ID, MARKETS_ID, EVENTS_ID, POSITION_ID)
+
+    @property
+    def position_us(self) -> int:
+        """Receive time of the last instant decided on; 0 at first."""
+        return self._position_us
+
+    @property
+    def journal(self) -> as_of.Journal:
+        return self._journal
+
+    # --- catalog ------------------------------------------------------------------------------------------------
+
+    def offer_catalog(self, events: Iterable[Event], markets: Iterable[Market]) -> None:
+        """New facts about events and markets; they hold from the next instant that is decided on."""
+        for event in events:
+            essential_event = as_of.essential_event(event)
+            if self._known_events.get(event.event_id) != essential_event:
+                self._offered[0, event.event_id] = essential_event
+        for market in markets:
+            essential_market = as_of.essential_market(market)
+            if self._known_markets.get(market.market_id) != essential_market:
+                self._offered[1, market.market_id] = essential_market
+
+    @property
+    def has_news(self) -> bool:
+        """True where something waits to be decided on even if no tick comes."""
+        return bool(self._farewells) or any(
+            key in (self._markets if rank else self._events) for rank, key in self._offered
+        )
+
+    def _apply_offers(self, at_us: int) -> list[SignalEvent]:
+        events: list[SignalEvent] = []
+        dirty: set[str] = set()
+        for key in sorted(self._offered):
+            version = self._offered[key]
+            if isinstance(version, Event):
+                self._learn_event(version, at_us, dirty)
+            else:
+                events += self._learn_market(version, at_us, dirty)
+        self._offered = {}
+        for event_id in sorted(dirty):
+            events += self._look_at_group(self._events[event_id], set(), at_us)
+        return events
+
+    def _learn_event(self, event: Event, at_us: int, dirty: set[str]) -> None:
+        self._undo.add_entry("known_events", self._known_events, event.event_id)
+        self._known_events[event.event_id] = event
+        slot = self._events.get(event.event_id)
+        if slot is not None:
+            self._touch_event(slot)
+            slot.event = event
+            self._write_journal(self._journal.events, EVENTS_ID, event.event_id, event, at_us)
+            slot.lay_out(self._markets)
+            dirty.add(event.event_id)
+
+    def _learn_market(self, market: Market, at_us: int, dirty: set[str]) -> Sequence[SignalEvent]:
+        self._undo.add_entry("known_markets", self._known_markets, market.market_id)
+        self._known_markets[market.market_id] = market
+        slot = self._markets.get(market.market_id)
+        if slot is None:
+            return ()
+        self._touch_market(slot)
+        slot.market = market
+        self._write_journal(self._journal.markets, MARKETS_ID, market.market_id, market, at_us)
+        events: list[SignalEvent] = []
+        if slot.shut is not Shut.OPEN:
+            for strategy in self._alone:
+                events += self._observe(strategy, market, slot.runs, None, at_us, slot.shut.reason)
+        event_slot = self._event_slot(market, at_us)
+        if event_slot is not None and slot.quote is not None:
+            self._touch_event(event_slot)
+            event_slot.update(slot, column_values(market, slot.quote))
+            dirty.add(event_slot.event.event_id)
+        return events
+
+    # --- deciding -----------------------------------------------------------------------------------------------
+
+    def decide(self, ticks: Sequence[Quote | Trade], now_us: int | None = None) -> Decision:
+        """What the strategies make of ticks in order.
+
+        :param ticks: whole instants: no later call brings a tick of the same receive time.
+        :param now_us: the instant of a call without ticks, not before :attr:`position_us`.
+        """
+        if self._undo:
+            self.rollback()
+        self._begin()
+        first_us = ticks[0].receive_time_us if ticks else now_us
+        events: list[SignalEvent] = []
+        if first_us is not None:
+            events += [event for event in self._farewells if tracker.unexpired(event, first_us)]
+            self._farewells = []
+            self._position_us = max(self._position_us, first_us)
+            self._changed[POSITION_ID, "live"] = None
+            events += self._apply_offers(first_us)
+        for instant_us, instant in groupby(ticks, key=lambda tick: tick.receive_time_us):
+            self._position_us = max(self._position_us, instant_us)
+            gaps: dict[str, set[str]] = {}
+            for tick in instant:
+                if isinstance(tick, Quote):
+                    events += self._look_at_quote(tick, gaps)
+            for event_id in sorted(gaps):
+                events += self._look_at_group(self._events[event_id], gaps[event_id], instant_us)
+        return Decision(tuple(events), tuple(self._states()))
+
+    def commit(self) -> None:
+        """Keep what the last :meth:`decide` changed: its transaction is committed."""
+        self._undo.clear()
+        self._changed.clear()
+
+    def rollback(self) -> None:
+        """Undo what the last :meth:`decide` changed: its transaction failed."""
+        touched = set(self._undo.keys("event"))
+        touched |= {self._markets[key].market.event_id or "" for key in self._undo.keys("market")}
+        self._undo.roll_back()
+        for event_id in touched & self._events.keys():
+            self._events[event_id].lay_out(self._markets)
+        self._changed.clear()
+
+    def _begin(self) -> None:
+        farewells, offered, position = list(self._farewells), dict(self._offered), self._position_us
+
+        def undo() -> None:
+            self._farewells, self._position_us = farewells, position
+            self._offered = offered | self._offered
+
+        self._undo.add("batch", "", undo)
+
+    def _look_at_quote(self, quote: Quote, gaps: dict[str, set[str]]) -> list[SignalEvent]:
+        slot = self._market_slot(quote.market_id, quote.receive_time_us)
+        if slot is None:
+            return []
+        self._touch_market(slot)
+        market, at_us = slot.market, quote.receive_time_us
+        values = column_values(market, quote)
+        slot.quote = quote
+        slot.quote_shut, void = self._gate.step(
+            slot.gate,
+            at_us,
+            quote.epoch,
+            values["bid_price_micros"],
+            values["ask_price_micros"],
+            market.payout_micros,
+        )
+        events: list[SignalEvent] = []
+        for strategy in self._alone:
+            run = slot.runs[strategy.strategy_id]
+            if void:
+                run.state = strategy.kernel.new_state()
+                events += self._observe(strategy, market, slot.runs, None, at_us, Shut.GAP.reason)
+            if slot.shut is not Shut.OPEN:
+                events += self._observe(strategy, market, slot.runs, None, at_us, slot.shut.reason)
+                continue
+            out = strategy.kernel.step(run.state, [values[name] for name in strategy.kind.columns])
+            verdict = market_verdict(strategy.kind, out, market, quote) if out["side"] else None
+            events += self._observe(strategy, market, slot.runs, verdict, at_us)
+        event_slot = self._event_slot(market, at_us)
+        if event_slot is not None and market.market_id in event_slot.index:
+            self._touch_event(event_slot)
+            event_slot.update(slot, values)
+            dirty = gaps.setdefault(event_slot.event.event_id, set())
+            if void:
+                dirty.add(market.market_id)
+        return events
+
+    def _look_at_group(self, slot: EventSlot, gaps: set[str], at_us: int) -> list[SignalEvent]:
+        """Look at an event as of an instant; ``gaps`` are the members whose windows became void at it."""
+        if not slot.speakable and all(run.opened is None for run in slot.runs.values()):
+            return []
+        self._touch_event(slot)
+        events: list[SignalEvent] = []
+        for strategy in self._groups:
+            run = slot.runs[strategy.strategy_id]
+            if run.opened is not None:
+                reason = _gate_reason(run.opened, slot, gaps, at_us)
+                if reason is not None:
+                    events += self._observe(strategy, slot.event, slot.runs, None, at_us, reason)
+            verdict = None
+            if slot.speakable:
+                out, chosen = strategy.kernel.step_group(run.state, slot.visible_rows(strategy.strategy_id, at_us))
+                if out["side"]:
+                    verdict = group_verdict(strategy.kind, out, chosen, slot.as_of_members(), at_us)
+            events += self._observe(strategy, slot.event, slot.runs, verdict, at_us)
+        return events
+
+    def _observe(
+        self,
+        strategy: ConfiguredStrategy,
+        about: Market | Event,
+        runs: dict[str, Run],
+        verdict: tracker.Verdict | None,
+        row_time_us: int,
+        reason: str = tracker.CONDITION_ENDED,
+    ) -> tuple[SignalEvent, ...]:
+        run = runs[strategy.strategy_id]
+        if verdict is None and run.opened is None:
+            return ()
+        subject = tracker.Subject(
+            strategy_id=strategy.strategy_id,
+            kind=strategy.kind.kind,
+            version=strategy.kind.version,
+            params_digest=self._digests[strategy.strategy_id],
+            subject_id=about.market_id if isinstance(about, Market) else about.event_id,
+            event_id=about.event_id,
+            data_origin=self._origin(about.venue),
+        )
+        run.opened, events = tracker.observe(subject, run.opened, verdict, row_time_us, reason)
+        return events
+
+    # --- slots --------------------------------------------------------------------------------------------------
+
+    def _market_slot(self, market_id: str, at_us: int) -> MarketSlot | None:
+        slot = self._markets.get(market_id)
+        if slot is None and (market := self._known_markets.get(market_id)) is not None:
+            runs = {s.strategy_id: Run(s.kernel.new_state()) for s in self._alone}
+            slot = MarketSlot(market, self._gate.new_state(), runs=runs)
+            self._undo.add_entry("markets", self._markets, market_id)
+            self._markets[market_id] = slot
+            self._write_journal(self._journal.markets, MARKETS_ID, market_id, market, at_us)
+        return slot
+
+    def _event_slot(self, market: Market, at_us: int) -> EventSlot | None:
+        event_id = market.event_id
+        if event_id is None or not self._groups:
+            return None
+        slot = self._events.get(event_id)
+        if slot is None and (event := self._known_events.get(event_id)) is not None:
+            slot = EventSlot(event, self._groups)
+            self._undo.add_entry("events", self._events, event_id)
+            self._events[event_id] = slot
+            self._write_journal(self._journal.events, EVENTS_ID, event_id, event, at_us)
+            slot.lay_out(self._markets)
+        return slot
+
+    def _write_journal(
+        self, table: dict[str, list[tuple[int, Any]]], name: str, key: str, version: Any, at_us: int
+    ) -> None:
+        versions = table.get(key, [])
+        if versions and versions[-1][1] == version:
+            return
+        self._undo.add_entry(name, table, key)
+        table[key] = [*(v for v in versions if v[0] != at_us), (at_us, version)]
+        self._changed[name, key] = None
+
+    def _touch_market(self, slot: MarketSlot) -> None:
+        market_id = slot.market.market_id
+        if ("market", market_id) not in self._undo:
+            self._undo.add("market", market_id, slot.snapshot())
+        self._changed[GATE_ID, market_id] = None
+        for strategy in self._alone:
+            self._changed[strategy.strategy_id, market_id] = None
+
+    def _touch_event(self, slot: EventSlot) -> None:
+        event_id = slot.event.event_id
+        if ("event", event_id) not in self._undo:
+            self._undo.add("event", event_id, slot.snapshot())
+        for strategy in self._groups:
+            self._changed[strategy.strategy_id, event_id] = None
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+
+    def _states(self) -> Iterable[StrategyState]:
+        for name, key in self._changed:
+            if name == GATE_ID:
+                market = self._markets[key]
+                yield StrategyState(name, key, market.gate.tobytes(), market.encode_quote())
+            elif name == MARKETS_ID:
+                yield StrategyState(name, key, b"", as_of.encode(self._journal.markets[key]))
+            elif name == EVENTS_ID:
+                yield StrategyState(name, key, b"", as_of.encode(self._journal.events[key]))
+            elif name == POSITION_ID:
+                yield StrategyState(name, key, self._position_us.to_bytes(8, "big"), b"")
+            else:
+                holder = self._events if self._by_id[name].kind.group else self._markets
+                run = holder[key].runs[name]
+                kernel = self._stamp(name) + run.state.tobytes()
+                yield StrategyState(name, key, kernel, tracker.checkpoint(run.opened))
+
+    def _stamp(self, strategy_id: str) -> bytes:
+        """Eight bytes that change with the strategy's version and parameters."""
+        kind = self._by_id[strategy_id].kind
+        return hashlib.sha256(f"{kind.kind}/{kind.version}/{self._digests[strategy_id]}".encode()).digest()[:8]
+
+    def restore(self, states: Iterable[StrategyState]) -> None:
+        """Forget everything and go on from checkpoints; facts offered so far are offered again.
+
+        A state of another version or other parameters is dropped, and its open opportunity is withdrawn with
+        STRATEGY_CHANGED by the next :meth:`decide`.
+        """
+        offers = [*self._known_events.values(), *self._known_markets.values(), *self._offered.values()]
+        self._reset()
+        stored = list(states)
+        self._restore_journal(stored)
+        for state in stored:
+            if state.strategy_id == GATE_ID and state.subject_id in self._markets:
+                slot = self._markets[state.subject_id]
+                slot.gate = self._gate.load_state(state.kernel)
+                slot.decode_quote(state.opportunities)
+        for event_id, versions in self._journal.events.items():
+            self._events[event_id] = EventSlot(versions[-1][1], self._groups)
+            self._events[event_id].lay_out(self._markets)
+        for state in stored:
+            if state.strategy_id in self._by_id:
+                self._restore_run(state)
+        for offer in offers:
+            self.offer_catalog(
+                [offer] if isinstance(offer, Event) else [], [offer] if isinstance(offer, Market) else []
+            )
+
+    def _restore_journal(self, stored: Sequence[StrategyState]) -> None:
+        for state in stored:
+            if state.strategy_id == MARKETS_ID:
+                markets = [(t, v) for t, v in as_of.decode(state.opportunities) if isinstance(v, Market)]
+                self._journal.markets[state.subject_id] = markets
+                self._known_markets[state.subject_id] = markets[-1][1]
+                runs = {s.strategy_id: Run(s.kernel.new_state()) for s in self._alone}
+                self._markets[state.subject_id] = MarketSlot(markets[-1][1], self._gate.new_state(), runs=runs)
+            elif state.strategy_id == EVENTS_ID:
+                events = [(t, v) for t, v in as_of.decode(state.opportunities) if isinstance(v, Event)]
+                self._journal.events[state.subject_id] = events
+                self._known_events[state.subject_id] = events[-1][1]
+            elif state.strategy_id == POSITION_ID:
+                self._position_us = int.from_bytes(state.kernel, "big")
+
+    def _restore_run(self, state: StrategyState) -> None:
+        strategy = self._by_id[state.strategy_id]
+        slot = (self._events if strategy.kind.group else self._markets).get(state.subject_id)
+        opened = tracker.from_checkpoint(state.opportunities)
+        if slot is not None and state.kernel[:8] == self._stamp(state.strategy_id):
+            slot.runs[state.strategy_id] = Run(strategy.kernel.load_state(state.kernel[8:]), opened)
+        elif opened is not None:
+            self._farewells.append(tracker.withdrawn(opened, tracker.STRATEGY_CHANGED))
+
+
+def _gate_reason(opened: SignalEvent, slot: EventSlot, gaps: set[str], at_us: int) -> str | None:
+    """Why a gate ends an opportunity: the first of its legs by market id that one shut; None where none did."""
+    for market_id in sorted(leg.market_id for leg in opened.signal.legs):
+        shut = Shut.GAP if market_id in gaps else slot.shut_of(market_id, at_us)
+        if shut is not Shut.OPEN:
+            return shut.reason
+    return None

@@ -1,0 +1,116 @@
+"""Integer arithmetic of the kernels: logit and its inverse from tables, the integer square root, clipping.
+
+The tables are computed at import with exact integers (no libm, so that they are the same on every machine) and a test
+holds their digest. Grids, linear between the points:
+
+- ``LOGIT_E4``: log-odds of a price in 1/10,000, at every 250 micros from 250 to 999,750; prices outside are clamped.
+- ``EXPIT_MICROS``: the price in micros of a log-odds, at every 1/100 from 0 to 8.30; negative ones by symmetry.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+
+LOGIT_GRID_MICROS: Final = 250
+LOGIT_POINTS: Final = 1_000_000 // LOGIT_GRID_MICROS
+LOGIT_UNIT: Final = 10_000
+"""Log-odds are counted in 1/10,000."""
+EXPIT_GRID: Final = 100
+EXPIT_POINTS: Final = 831
+MAXIMUM_LOGIT: Final = 82_938
+"""No log-odds of the table is farther from 0."""
+
+_FIXED: Final = 1 << 96
+
+
+def _divide_half_up(numerator: int, denominator: int) -> int:
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def _fixed_logarithms(count: int) -> list[int]:
+    """ln(1) to ln(count) times 2^96, by ln(k+1) = ln(k) + 2 artanh(1/(2k+1))."""
+    logarithms = [0, 0]
+    for k in range(1, count):
+        inverse = _FIXED // (2 * k + 1)
+        square = (2 * k + 1) ** 2
+        total, power, odd = 0, inverse, 1
+        while power:
+            total += power // odd
+            power //= square
+            odd += 2
+        logarithms.append(logarithms[-1] + 2 * total)
+    return logarithms
+
+
+def _logit_table() -> Int64Array:
+    logarithms = _fixed_logarithms(LOGIT_POINTS)
+    table = np.zeros(LOGIT_POINTS + 1, dtype=np.int64)
+    for i in range(1, LOGIT_POINTS):
+        table[i] = _divide_half_up((logarithms[i] - logarithms[LOGIT_POINTS - i]) * LOGIT_UNIT, _FIXED)
+    table[0], table[LOGIT_POINTS] = table[1], table[LOGIT_POINTS - 1]
+    return table
+
+
+def _expit_table() -> Int64Array:
+    step, term = 0, _FIXED  # exp(-1/100) by its series
+    for n in range(1, 30):
+        step += term
+        term = -term * EXPIT_GRID // (LOGIT_UNIT * n)
+    table = np.zeros(EXPIT_POINTS, dtype=np.int64)
+    decay = _FIXED
+    for i in range(EXPIT_POINTS):
+        table[i] = _divide_half_up(1_000_000 * _FIXED, _FIXED + decay)
+        decay = decay * step // _FIXED
+    return table
+
+
+LOGIT_E4: Final = _logit_table()
+EXPIT_MICROS: Final = _expit_table()
+LOGIT_E4.flags.writeable = False
+EXPIT_MICROS.flags.writeable = False
+
+
+def logit_e4(price_micros: Any) -> Any:
+    """Log-odds in 1/10,000 of a price of a contract that pays 1,000,000 micros; beyond the grid's ends, the end's."""
+    price = min(max(price_micros, LOGIT_GRID_MICROS), 1_000_000 - LOGIT_GRID_MICROS)
+    index = price // LOGIT_GRID_MICROS
+    low = LOGIT_E4[index]
+    high = LOGIT_E4[index + 1] if index < LOGIT_POINTS else low
+    return low + (high - low) * (price - index * LOGIT_GRID_MICROS) // LOGIT_GRID_MICROS
+
+
+def expit_micros(logit: Any) -> Any:
+    """The price in micros whose log-odds in 1/10,000 is given; the inverse of :func:`logit_e4` up to the grid."""
+    size = min(abs(logit), (EXPIT_POINTS - 1) * EXPIT_GRID)
+    index = size // EXPIT_GRID
+    low = EXPIT_MICROS[index]
+    high = EXPIT_MICROS[index + 1] if index + 1 < EXPIT_POINTS else low
+    price = low + (high - low) * (size - index * EXPIT_GRID) // EXPIT_GRID
+    return price if logit >= 0 else 1_000_000 - price
+
+
+def integer_square_root(value: Any) -> Any:
+    """The largest integer whose square is not above ``value``, by Newton's method from above.
+
+    :param value: 0 to 2^62, so that no intermediate leaves 64 bits.
+    """
+    if value < 2:
+        return value
+    guess = 1
+    rest = value
+    while rest > 0:
+        rest = rest // 4
+        guess = guess * 2
+    while True:
+        better = (guess + value // guess) // 2
+        if better >= guess:
+            return guess
+        guess = better
+
+
+def clip_ppm(value: Any) -> Any:
+    """``value`` held within 0 and 1,000,000."""
+    return min(max(value, 0), 1_000_000)

@@ -1,0 +1,132 @@
+"""Which kinds there are: the built-in ones and those that installed packages add by an entry point.
+
+A package adds kinds by an entry point of the group ``oddstream.strategies`` whose object is a
+:class:`~oddstream_server.strategies.kernel.StrategyKind`.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import entry_points
+from typing import Final
+
+from oddstream_server.domain.errors import FieldViolation, InvalidArgument
+from oddstream_server.strategies.event_sum import EVENT_SUM
+from oddstream_server.strategies.gate import Gate, GateParams
+from oddstream_server.strategies.kernel import Kernel, StrategyKind
+from oddstream_server.strategies.mean_reversion import MEAN_REVERSION
+from oddstream_server.strategies.params import Params
+
+ENTRY_POINT_GROUP: Final = "oddstream.strategies"
+BUILT_IN: Final = (EVENT_SUM, MEAN_REVERSION)
+
+
+class StrategyOrigin(StrEnum):
+    BUILT_IN = "built_in"
+    ENTRY_POINT = "entry_point"
+
+
+class StrategyLoadError(Exception):
+    """An installed package's entry point can't be used; the text names it and says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredStrategy:
+    """A kind with the parameters that it runs with.
+
+    ``strategy_id`` is the kind, with a suffix behind a colon where several configurations of one kind run.
+    """
+
+    strategy_id: str
+    kernel: Kernel
+    gate: Gate
+    origin: StrategyOrigin
+
+    @property
+    def kind(self) -> StrategyKind:
+        return self.kernel.kind
+
+    @property
+    def params(self) -> Params:
+        return self.kernel.params
+
+    @property
+    def params_digest(self) -> str:
+        """SHA-256 over the strategy's and the gate's parameters: both decide what is signalled."""
+        return hashlib.sha256(f"{self.params.digest()}/{self.gate.digest()}".encode()).hexdigest()
+
+
+class Registry:
+    """The kinds by name."""
+
+    def __init__(self, kinds: Iterable[StrategyKind] = BUILT_IN) -> None:
+        self._kinds: dict[str, tuple[StrategyKind, StrategyOrigin]] = {}
+        for kind in kinds:
+            self.add(kind, StrategyOrigin.BUILT_IN)
+
+    def add(self, kind: StrategyKind, origin: StrategyOrigin) -> None:
+        """:raises StrategyLoadError: the name is taken."""
+        if kind.kind in self._kinds:
+            raise StrategyLoadError(f"there are two strategies of kind {kind.kind!r}; remove or rename one of them")
+        self._kinds[kind.kind] = (kind, origin)
+
+    def load_entry_points(self) -> None:
+        """Add what installed packages offer, in the order of their names.
+
+        :raises StrategyLoadError: an entry point can't be loaded or isn't a StrategyKind.
+        """
+        for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name):
+            try:
+                loaded = point.load()
+            except Exception as error:
+                raise StrategyLoadError(
+                    f"strategy entry point {point.name!r} ({point.value}) can't be loaded: fix or uninstall its package"
+                ) from error
+            if not isinstance(loaded, StrategyKind):
+                raise StrategyLoadError(
+                    f"strategy entry point {point.name!r} ({point.value}) must be a StrategyKind, "
+                    f"got {type(loaded).__name__}"
+                )
+            self.add(loaded, StrategyOrigin.ENTRY_POINT)
+
+    def __iter__(self) -> Iterator[StrategyKind]:
+        """The kinds by ascending name."""
+        return (self._kinds[name][0] for name in sorted(self._kinds))
+
+    def kind(self, name: str) -> StrategyKind:
+        """:raises InvalidArgument: there is no such kind; the violation lists those there are."""
+        if name not in self._kinds:
+            raise InvalidArgument(
+                [FieldViolation("kind", f"{name!r} is unknown; use one of {', '.join(sorted(self._kinds))}")]
+            )
+        return self._kinds[name][0]
+
+    def configure(
+        self,
+        name: str,
+        params: Mapping[str, int] | None = None,
+        *,
+        gate: GateParams | None = None,
+        suffix: str = "",
+    ) -> ConfiguredStrategy:
+        """A kind with parameters, defaults filled in.
+
+        :raises InvalidArgument: unknown kind or parameter, or a value out of bounds.
+        """
+        kind = self.kind(name)
+        if suffix and not re.fullmatch(r"[a-z0-9_.-]{1,40}", suffix):
+            raise InvalidArgument(
+                [FieldViolation("suffix", "must be 1 to 40 of a-z, 0-9, '_', '.', '-', or empty for the only one")]
+            )
+        return ConfiguredStrategy(
+            strategy_id=f"{name}:{suffix}" if suffix else name,
+            kernel=Kernel(kind, kind.params_type.from_mapping(params or {})),
+            gate=Gate(gate or GateParams()),
+            origin=self._kinds[name][1],
+        )
+
+    def configure_all(self) -> tuple[ConfiguredStrategy, ...]:
+        """Every kind with its defaults, by ascending name."""
+        return tuple(self.configure(kind.kind) for kind in self)
