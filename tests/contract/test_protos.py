@@ -37,7 +37,7 @@ def test_the_protos_pass_lint(run_tool: Run) -> None:
 
 
 def test_lint_finds_a_field_without_a_comment(run_tool: Run, copied_contract: Path) -> None:
-    comment = "  // The book's epoch, which grows at each resnapshot.\n"
+    comment = "  // It is the book's epoch, which grows at each resnapshot.\n"
     _spoil(copied_contract / "proto/oddstream/v1/quote.proto", comment, "")
     lint = run_tool("buf", "lint", cwd=copied_contract)
     assert lint.returncode != 0

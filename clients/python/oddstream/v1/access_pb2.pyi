@@ -60,11 +60,13 @@ class MethodAccess(message.Message):
     ROLE_FIELD_NUMBER: builtins.int
     COST_FIELD_NUMBER: builtins.int
     permission: builtins.str
-    """The name of the permission, as <noun>.<verb>. It is what a PERMISSION_DENIED error names in its metadata."""
+    """It is the name of the permission, as <noun>.<verb>. It is what a PERMISSION_DENIED error names in its metadata."""
     role: Role.ValueType
-    """The lowest role that holds the permission. It is never ROLE_UNSPECIFIED."""
+    """It is the lowest role that holds the permission. It is never ROLE_UNSPECIFIED."""
     cost: builtins.int
-    """What one call takes from the caller's rate limit, in units where a single-row read costs 1. It is at least 1."""
+    """It tells what one call takes from the caller's rate limit, in units where a single-row read costs 1. It is at least
+    1.
+    """
     def __init__(
         self,
         *,
@@ -80,4 +82,4 @@ class MethodAccess(message.Message):
 
 ACCESS_FIELD_NUMBER: builtins.int
 access: extension_dict._ExtensionFieldDescriptor[descriptor_pb2.MethodOptions, MethodAccess]
-"""The access rule of an rpc. Every rpc of this package has one."""
+"""It is the access rule of an rpc. Every rpc of this package has one."""

@@ -35,7 +35,7 @@ DESCRIPTOR: descriptor.FileDescriptor
 
 @typing.final
 class CreateApiKeyRequest(message.Message):
-    """The request of CreateApiKey."""
+    """CreateApiKeyRequest is the request of CreateApiKey."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -48,26 +48,26 @@ class CreateApiKeyRequest(message.Message):
     ENVIRONMENT_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     display_name: builtins.str
-    """A label for operators, without personal data."""
+    """It is a label for operators, without personal data."""
     owner_name: builtins.str
-    """The name of the person who answers for the key. It may be empty."""
+    """It is the name of the person who answers for the key. It may be empty."""
     owner_email: builtins.str
-    """The e-mail address of that person. It may be empty."""
+    """It is the e-mail address of that person. It may be empty."""
     role: access_pb2.Role.ValueType
-    """How much the key may do."""
+    """It tells how much the key may do."""
     environment: api_key_pb2.ApiKeyEnvironment.ValueType
-    """Whether the key is for real use. UNSPECIFIED means LIVE."""
+    """It tells whether the key is for real use. UNSPECIFIED means LIVE."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     @builtins.property
     def scopes(self) -> api_key_pb2.ApiKeyScopes:
-        """What narrows it. When it is absent nothing does."""
+        """It tells what narrows it. When it is absent nothing does."""
 
     @builtins.property
     def time_to_live(self) -> duration_pb2.Duration:
-        """How long the key is good, from an hour to 365 days. When it is absent it is good for 90 days."""
+        """It tells how long the key is good, from an hour to 365 days. When it is absent it is good for 90 days."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class CreateApiKeyRequest(message.Message):
 
 @typing.final
 class CreateApiKeyResponse(message.Message):
-    """The answer of CreateApiKey."""
+    """CreateApiKeyResponse is the answer of CreateApiKey."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -97,12 +97,12 @@ class CreateApiKeyResponse(message.Message):
     SECRET_FIELD_NUMBER: builtins.int
     SECRET_ABSENT_REASON_FIELD_NUMBER: builtins.int
     secret: builtins.str
-    """The key's text, to be sent as a bearer token. It is absent where it was shown before and is gone."""
+    """It is the key's text, to be sent as a bearer token. It is absent where it was shown before and is gone."""
     secret_absent_reason: error_reason_pb2.ErrorReason.ValueType
-    """Why the secret is absent: SECRET_ALREADY_SHOWN. It is UNSPECIFIED where the secret is there."""
+    """It tells why the secret is absent: SECRET_ALREADY_SHOWN. It is UNSPECIFIED where the secret is there."""
     @builtins.property
     def api_key(self) -> api_key_pb2.ApiKey:
-        """The key."""
+        """It is the key."""
 
     def __init__(
         self,
@@ -131,14 +131,14 @@ class ApiKeyFilter(message.Message):
     ROLES_FIELD_NUMBER: builtins.int
     OWNER_EMAIL_FIELD_NUMBER: builtins.int
     owner_email: builtins.str
-    """The e-mail address of the owner, whole."""
+    """It is the e-mail address of the owner, whole."""
     @builtins.property
     def states(self) -> containers.RepeatedScalarFieldContainer[api_key_pb2.ApiKeyState.ValueType]:
-        """The states."""
+        """They are the states. When it is empty all pass."""
 
     @builtins.property
     def roles(self) -> containers.RepeatedScalarFieldContainer[access_pb2.Role.ValueType]:
-        """The roles."""
+        """They are the roles. When it is empty all pass."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class ApiKeyFilter(message.Message):
 
 @typing.final
 class ListApiKeysRequest(message.Message):
-    """The request of ListApiKeys."""
+    """ListApiKeysRequest is the request of ListApiKeys."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -163,12 +163,12 @@ class ListApiKeysRequest(message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
+    """It tells how many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
     page_token: builtins.str
-    """The next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
+    """It is the next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
     @builtins.property
     def filter(self) -> ApiKeyFilter:
-        """Which keys are asked for. When it is absent all are."""
+        """It tells which keys are asked for. When it is absent all are."""
 
     def __init__(
         self,
@@ -185,17 +185,17 @@ class ListApiKeysRequest(message.Message):
 
 @typing.final
 class ListApiKeysResponse(message.Message):
-    """The answer of ListApiKeys."""
+    """ListApiKeysResponse is the answer of ListApiKeys."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     API_KEYS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """The token of the next page. It is empty on the last page, and only there."""
+    """It is the token of the next page. It is empty on the last page, and only there."""
     @builtins.property
     def api_keys(self) -> containers.RepeatedCompositeFieldContainer[api_key_pb2.ApiKey]:
-        """The keys of the page."""
+        """They are the keys of the page."""
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class ListApiKeysResponse(message.Message):
 
 @typing.final
 class UpdateApiKeyRequest(message.Message):
-    """The request of UpdateApiKey."""
+    """UpdateApiKeyRequest is the request of UpdateApiKey."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -220,18 +220,18 @@ class UpdateApiKeyRequest(message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     etag: builtins.str
-    """The etag of the resource as the caller read it. When it is empty the change is made whatever happened since."""
+    """It is the etag of the resource as the caller read it. When it is empty the change is made whatever happened since."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     @builtins.property
     def api_key(self) -> api_key_pb2.ApiKey:
-        """The key with its id and the new values."""
+        """It is the key with its id and the new values."""
 
     @builtins.property
     def update_mask(self) -> field_mask_pb2.FieldMask:
-        """The fields to change: display_name, owner_name, owner_email, role, scopes, expire_time."""
+        """It is the fields to change: display_name, owner_name, owner_email, role, scopes, expire_time."""
 
     def __init__(
         self,
@@ -249,14 +249,14 @@ class UpdateApiKeyRequest(message.Message):
 
 @typing.final
 class UpdateApiKeyResponse(message.Message):
-    """The answer of UpdateApiKey."""
+    """UpdateApiKeyResponse is the answer of UpdateApiKey."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     API_KEY_FIELD_NUMBER: builtins.int
     @builtins.property
     def api_key(self) -> api_key_pb2.ApiKey:
-        """The key after the change."""
+        """It is the key after the change."""
 
     def __init__(
         self,
@@ -271,7 +271,7 @@ class UpdateApiKeyResponse(message.Message):
 
 @typing.final
 class RotateApiKeyRequest(message.Message):
-    """The request of RotateApiKey."""
+    """RotateApiKeyRequest is the request of RotateApiKey."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -280,18 +280,18 @@ class RotateApiKeyRequest(message.Message):
     TIME_TO_LIVE_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     api_key_id: builtins.str
-    """The key's id."""
+    """It is the key's id. It has to be given."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     @builtins.property
     def overlap(self) -> duration_pb2.Duration:
-        """How long the secret before stays good, up to 7 days. When it is absent it is 24 hours."""
+        """It tells how long the secret before stays good, up to 7 days. When it is absent it is 24 hours."""
 
     @builtins.property
     def time_to_live(self) -> duration_pb2.Duration:
-        """How long the key is good from now, from an hour to 365 days. When it is absent its expire_time stays."""
+        """It tells how long the key is good from now, from an hour to 365 days. When it is absent its expire_time stays."""
 
     def __init__(
         self,
@@ -309,7 +309,7 @@ class RotateApiKeyRequest(message.Message):
 
 @typing.final
 class RotateApiKeyResponse(message.Message):
-    """The answer of RotateApiKey."""
+    """RotateApiKeyResponse is the answer of RotateApiKey."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -317,12 +317,12 @@ class RotateApiKeyResponse(message.Message):
     SECRET_FIELD_NUMBER: builtins.int
     SECRET_ABSENT_REASON_FIELD_NUMBER: builtins.int
     secret: builtins.str
-    """The key's new text, to be sent as a bearer token. It is absent where it was shown before and is gone."""
+    """It is the key's new text, to be sent as a bearer token. It is absent where it was shown before and is gone."""
     secret_absent_reason: error_reason_pb2.ErrorReason.ValueType
-    """Why the secret is absent: SECRET_ALREADY_SHOWN. It is UNSPECIFIED where the secret is there."""
+    """It tells why the secret is absent: SECRET_ALREADY_SHOWN. It is UNSPECIFIED where the secret is there."""
     @builtins.property
     def api_key(self) -> api_key_pb2.ApiKey:
-        """The key."""
+        """It is the key."""
 
     def __init__(
         self,
@@ -341,7 +341,7 @@ class RotateApiKeyResponse(message.Message):
 
 @typing.final
 class RevokeApiKeyRequest(message.Message):
-    """The request of RevokeApiKey."""
+    """RevokeApiKeyRequest is the request of RevokeApiKey."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -349,12 +349,12 @@ class RevokeApiKeyRequest(message.Message):
     NOTE_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     api_key_id: builtins.str
-    """The key's id."""
+    """It is the key's id. It has to be given."""
     note: builtins.str
     """Why, for the audit log. It may be empty."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     def __init__(
         self,
@@ -371,14 +371,14 @@ class RevokeApiKeyRequest(message.Message):
 
 @typing.final
 class RevokeApiKeyResponse(message.Message):
-    """The answer of RevokeApiKey."""
+    """RevokeApiKeyResponse is the answer of RevokeApiKey."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     API_KEY_FIELD_NUMBER: builtins.int
     @builtins.property
     def api_key(self) -> api_key_pb2.ApiKey:
-        """The key after the call."""
+        """It is the key after the call."""
 
     def __init__(
         self,
@@ -402,22 +402,22 @@ class PipelineRunFilter(message.Message):
     VENUES_FIELD_NUMBER: builtins.int
     STAGES_FIELD_NUMBER: builtins.int
     STATES_FIELD_NUMBER: builtins.int
-    START_TIME_RANGE_FIELD_NUMBER: builtins.int
+    CREATE_TIME_RANGE_FIELD_NUMBER: builtins.int
     @builtins.property
     def venues(self) -> containers.RepeatedScalarFieldContainer[venue_pb2.Venue.ValueType]:
-        """The venues."""
+        """They are the venues. When it is empty all pass."""
 
     @builtins.property
     def stages(self) -> containers.RepeatedScalarFieldContainer[pipeline_run_pb2.PipelineStage.ValueType]:
-        """The stages."""
+        """They are the stages. When it is empty all pass."""
 
     @builtins.property
     def states(self) -> containers.RepeatedScalarFieldContainer[pipeline_run_pb2.PipelineRunState.ValueType]:
-        """The states."""
+        """They are the states. When it is empty all pass."""
 
     @builtins.property
-    def start_time_range(self) -> time_range_pb2.TimeRange:
-        """The range that start_time has to lie in. When it is absent all runs pass."""
+    def create_time_range(self) -> time_range_pb2.TimeRange:
+        """It is the range that create_time has to lie in. When it is absent all runs pass."""
 
     def __init__(
         self,
@@ -425,17 +425,17 @@ class PipelineRunFilter(message.Message):
         venues: abc.Iterable[venue_pb2.Venue.ValueType] | None = ...,
         stages: abc.Iterable[pipeline_run_pb2.PipelineStage.ValueType] | None = ...,
         states: abc.Iterable[pipeline_run_pb2.PipelineRunState.ValueType] | None = ...,
-        start_time_range: time_range_pb2.TimeRange | None = ...,
+        create_time_range: time_range_pb2.TimeRange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["start_time_range", b"start_time_range"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["create_time_range", b"create_time_range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["stages", b"stages", "start_time_range", b"start_time_range", "states", b"states", "venues", b"venues"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["create_time_range", b"create_time_range", "stages", b"stages", "states", b"states", "venues", b"venues"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class ListPipelineRunsRequest(message.Message):
-    """The request of ListPipelineRuns."""
+    """ListPipelineRunsRequest is the request of ListPipelineRuns."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -443,12 +443,12 @@ class ListPipelineRunsRequest(message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
+    """It tells how many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
     page_token: builtins.str
-    """The next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
+    """It is the next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
     @builtins.property
     def filter(self) -> PipelineRunFilter:
-        """Which runs are asked for. When it is absent all are."""
+        """It tells which runs are asked for. When it is absent all are."""
 
     def __init__(
         self,
@@ -465,17 +465,17 @@ class ListPipelineRunsRequest(message.Message):
 
 @typing.final
 class ListPipelineRunsResponse(message.Message):
-    """The answer of ListPipelineRuns."""
+    """ListPipelineRunsResponse is the answer of ListPipelineRuns."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     PIPELINE_RUNS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """The token of the next page. It is empty on the last page, and only there."""
+    """It is the token of the next page. It is empty on the last page, and only there."""
     @builtins.property
     def pipeline_runs(self) -> containers.RepeatedCompositeFieldContainer[pipeline_run_pb2.PipelineRun]:
-        """The runs of the page."""
+        """They are the runs of the page."""
 
     def __init__(
         self,
@@ -491,7 +491,7 @@ class ListPipelineRunsResponse(message.Message):
 
 @typing.final
 class RunPipelineRequest(message.Message):
-    """The request of RunPipeline."""
+    """RunPipelineRequest is the request of RunPipeline."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -499,12 +499,12 @@ class RunPipelineRequest(message.Message):
     STAGE_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     venue: venue_pb2.Venue.ValueType
-    """The venue. UNSPECIFIED means every venue that is set up."""
+    """It is the venue. UNSPECIFIED means every venue that is set up."""
     stage: pipeline_run_pb2.PipelineStage.ValueType
-    """The stage: DISCOVER, SETTLE or GRADE. The others run by themselves as data comes."""
+    """It is the stage: DISCOVER, SETTLE or GRADE. The others run by themselves as data comes."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     def __init__(
         self,
@@ -521,14 +521,14 @@ class RunPipelineRequest(message.Message):
 
 @typing.final
 class RunPipelineResponse(message.Message):
-    """The answer of RunPipeline."""
+    """RunPipelineResponse is the answer of RunPipeline."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     PIPELINE_RUNS_FIELD_NUMBER: builtins.int
     @builtins.property
     def pipeline_runs(self) -> containers.RepeatedCompositeFieldContainer[pipeline_run_pb2.PipelineRun]:
-        """The runs that were queued, one for each venue."""
+        """They are the runs that were queued, one for each venue."""
 
     def __init__(
         self,
@@ -543,7 +543,7 @@ class RunPipelineResponse(message.Message):
 
 @typing.final
 class UpdateStrategyRequest(message.Message):
-    """The request of UpdateStrategy."""
+    """UpdateStrategyRequest is the request of UpdateStrategy."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -552,18 +552,18 @@ class UpdateStrategyRequest(message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     etag: builtins.str
-    """The etag of the resource as the caller read it. When it is empty the change is made whatever happened since."""
+    """It is the etag of the resource as the caller read it. When it is empty the change is made whatever happened since."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     @builtins.property
     def strategy(self) -> strategy_pb2.Strategy:
-        """The strategy with its id and the new values."""
+        """It is the strategy with its id and the new values."""
 
     @builtins.property
     def update_mask(self) -> field_mask_pb2.FieldMask:
-        """The fields to change: enabled, params. Of params all are replaced; those left out get their defaults."""
+        """It is the fields to change: enabled, params. Of params all are replaced; those left out get their defaults."""
 
     def __init__(
         self,
@@ -581,14 +581,14 @@ class UpdateStrategyRequest(message.Message):
 
 @typing.final
 class UpdateStrategyResponse(message.Message):
-    """The answer of UpdateStrategy."""
+    """UpdateStrategyResponse is the answer of UpdateStrategy."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     STRATEGY_FIELD_NUMBER: builtins.int
     @builtins.property
     def strategy(self) -> strategy_pb2.Strategy:
-        """The strategy after the change."""
+        """It is the strategy after the change."""
 
     def __init__(
         self,
@@ -603,7 +603,7 @@ class UpdateStrategyResponse(message.Message):
 
 @typing.final
 class WithdrawSignalsRequest(message.Message):
-    """The request of WithdrawSignals."""
+    """WithdrawSignalsRequest is the request of WithdrawSignals."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -613,12 +613,12 @@ class WithdrawSignalsRequest(message.Message):
     note: builtins.str
     """Why, for the audit log."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     @builtins.property
     def signal_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of signals, from 1 to 1,000. The whole opportunity of each is withdrawn."""
+        """They are the ids of signals, from 1 to 1,000. The whole opportunity of each is withdrawn."""
 
     def __init__(
         self,
@@ -635,16 +635,16 @@ class WithdrawSignalsRequest(message.Message):
 
 @typing.final
 class WithdrawSignalsResponse(message.Message):
-    """The answer of WithdrawSignals."""
+    """WithdrawSignalsResponse is the answer of WithdrawSignals."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     WITHDRAWN_COUNT_FIELD_NUMBER: builtins.int
     SEQUENCE_FIELD_NUMBER: builtins.int
     withdrawn_count: builtins.int
-    """The number of opportunities withdrawn by this call."""
+    """It is the number of opportunities withdrawn by this call."""
     sequence: builtins.int
-    """The sequence of the last event that the call put on the log. It is absent where it put none."""
+    """It is the sequence of the last event that the call put on the log. It is absent where it put none."""
     def __init__(
         self,
         *,
@@ -661,7 +661,7 @@ class WithdrawSignalsResponse(message.Message):
 
 @typing.final
 class HaltSignalsRequest(message.Message):
-    """The request of HaltSignals."""
+    """HaltSignalsRequest is the request of HaltSignals."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -671,12 +671,12 @@ class HaltSignalsRequest(message.Message):
     note: builtins.str
     """Why, for those who see the halt and for the audit log."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     @builtins.property
     def scope(self) -> halt_pb2.HaltScope:
-        """What to halt."""
+        """It tells what to halt."""
 
     def __init__(
         self,
@@ -693,17 +693,17 @@ class HaltSignalsRequest(message.Message):
 
 @typing.final
 class HaltSignalsResponse(message.Message):
-    """The answer of HaltSignals."""
+    """HaltSignalsResponse is the answer of HaltSignals."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     HALT_FIELD_NUMBER: builtins.int
     WITHDRAWN_COUNT_FIELD_NUMBER: builtins.int
     withdrawn_count: builtins.int
-    """The number of opportunities withdrawn by this call."""
+    """It is the number of opportunities withdrawn by this call."""
     @builtins.property
     def halt(self) -> halt_pb2.Halt:
-        """The halt."""
+        """It is the halt."""
 
     def __init__(
         self,
@@ -719,7 +719,7 @@ class HaltSignalsResponse(message.Message):
 
 @typing.final
 class ResumeSignalsRequest(message.Message):
-    """The request of ResumeSignals."""
+    """ResumeSignalsRequest is the request of ResumeSignals."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -727,12 +727,12 @@ class ResumeSignalsRequest(message.Message):
     NOTE_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     halt_id: builtins.str
-    """The halt's id."""
+    """It is the halt's id. It has to be given."""
     note: builtins.str
     """Why, for the audit log. It may be empty."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     def __init__(
         self,
@@ -749,14 +749,14 @@ class ResumeSignalsRequest(message.Message):
 
 @typing.final
 class ResumeSignalsResponse(message.Message):
-    """The answer of ResumeSignals."""
+    """ResumeSignalsResponse is the answer of ResumeSignals."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     HALT_FIELD_NUMBER: builtins.int
     @builtins.property
     def halt(self) -> halt_pb2.Halt:
-        """The halt, which is lifted."""
+        """It is the halt, which is lifted."""
 
     def __init__(
         self,
@@ -785,27 +785,27 @@ class AuditFilter(message.Message):
     RESOURCES_FIELD_NUMBER: builtins.int
     @builtins.property
     def actors(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The actors."""
+        """They are the actors. When it is empty all pass."""
 
     @builtins.property
     def api_key_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of keys."""
+        """They are the ids of keys. When it is empty all pass."""
 
     @builtins.property
     def methods(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The full names of rpcs or of the system's acts."""
+        """They are the full names of rpcs or of the system's acts. When it is empty all pass."""
 
     @builtins.property
     def outcomes(self) -> containers.RepeatedScalarFieldContainer[audit_entry_pb2.AuditOutcome.ValueType]:
-        """The outcomes."""
+        """They are the outcomes. When it is empty all pass."""
 
     @builtins.property
     def create_time_range(self) -> time_range_pb2.TimeRange:
-        """The range that create_time has to lie in. When it is absent all rows pass."""
+        """It is the range that create_time has to lie in. When it is absent all rows pass."""
 
     @builtins.property
     def resources(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The resources, as type and id."""
+        """They are the resources, as type and id. When it is empty all pass."""
 
     def __init__(
         self,
@@ -825,7 +825,7 @@ class AuditFilter(message.Message):
 
 @typing.final
 class ListAuditEntriesRequest(message.Message):
-    """The request of ListAuditEntries."""
+    """ListAuditEntriesRequest is the request of ListAuditEntries."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -833,12 +833,12 @@ class ListAuditEntriesRequest(message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
+    """It tells how many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
     page_token: builtins.str
-    """The next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
+    """It is the next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
     @builtins.property
     def filter(self) -> AuditFilter:
-        """Which rows are asked for. When it is absent all are."""
+        """It tells which rows are asked for. When it is absent all are."""
 
     def __init__(
         self,
@@ -855,17 +855,17 @@ class ListAuditEntriesRequest(message.Message):
 
 @typing.final
 class ListAuditEntriesResponse(message.Message):
-    """The answer of ListAuditEntries."""
+    """ListAuditEntriesResponse is the answer of ListAuditEntries."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     AUDIT_ENTRIES_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """The token of the next page. It is empty on the last page, and only there."""
+    """It is the token of the next page. It is empty on the last page, and only there."""
     @builtins.property
     def audit_entries(self) -> containers.RepeatedCompositeFieldContainer[audit_entry_pb2.AuditEntry]:
-        """The rows of the page."""
+        """They are the rows of the page."""
 
     def __init__(
         self,
@@ -881,16 +881,16 @@ class ListAuditEntriesResponse(message.Message):
 
 @typing.final
 class VerifyAuditLogRequest(message.Message):
-    """The request of VerifyAuditLog."""
+    """VerifyAuditLogRequest is the request of VerifyAuditLog."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     START_SEQUENCE_FIELD_NUMBER: builtins.int
     END_SEQUENCE_FIELD_NUMBER: builtins.int
     start_sequence: builtins.int
-    """The first row to verify. 0 means the first one of the log."""
+    """It is the first row to verify. 0 means the first one of the log."""
     end_sequence: builtins.int
-    """The last row to verify. 0 means the last one of the log."""
+    """It is the last row to verify. 0 means the last one of the log."""
     def __init__(
         self,
         *,
@@ -905,7 +905,7 @@ class VerifyAuditLogRequest(message.Message):
 
 @typing.final
 class VerifyAuditLogResponse(message.Message):
-    """The answer of VerifyAuditLog."""
+    """VerifyAuditLogResponse is the answer of VerifyAuditLog."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -915,15 +915,17 @@ class VerifyAuditLogResponse(message.Message):
     DETAIL_FIELD_NUMBER: builtins.int
     HEAD_HASH_FIELD_NUMBER: builtins.int
     intact: builtins.bool
-    """True where every row fits."""
+    """It is true where every row fits."""
     verified_count: builtins.int
-    """The number of rows verified."""
+    """It is the number of rows verified."""
     first_broken_sequence: builtins.int
-    """The first row that doesn't fit. It is absent where every row does."""
+    """It is the first row that doesn't fit. It is absent where every row does."""
     detail: builtins.str
-    """How it doesn't fit, in words. It is empty where every row does."""
+    """It tells how it doesn't fit, in words. It is empty where every row does."""
     head_hash: builtins.str
-    """The hash of the last row verified, in lower-case hex. An anchor that was shipped away can be compared with it."""
+    """It is the hash of the last row verified, in lower-case hex. An anchor that was shipped away can be compared with
+    it.
+    """
     def __init__(
         self,
         *,
@@ -943,7 +945,7 @@ class VerifyAuditLogResponse(message.Message):
 
 @typing.final
 class GetRetentionPolicyRequest(message.Message):
-    """The request of GetRetentionPolicy."""
+    """GetRetentionPolicyRequest is the request of GetRetentionPolicy."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -958,14 +960,14 @@ class GetRetentionPolicyRequest(message.Message):
 
 @typing.final
 class GetRetentionPolicyResponse(message.Message):
-    """The answer of GetRetentionPolicy."""
+    """GetRetentionPolicyResponse is the answer of GetRetentionPolicy."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     RETENTION_POLICY_FIELD_NUMBER: builtins.int
     @builtins.property
     def retention_policy(self) -> retention_policy_pb2.RetentionPolicy:
-        """The policy."""
+        """It is the policy."""
 
     def __init__(
         self,
@@ -980,7 +982,7 @@ class GetRetentionPolicyResponse(message.Message):
 
 @typing.final
 class UpdateRetentionPolicyRequest(message.Message):
-    """The request of UpdateRetentionPolicy."""
+    """UpdateRetentionPolicyRequest is the request of UpdateRetentionPolicy."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -989,18 +991,18 @@ class UpdateRetentionPolicyRequest(message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     etag: builtins.str
-    """The etag of the resource as the caller read it. When it is empty the change is made whatever happened since."""
+    """It is the etag of the resource as the caller read it. When it is empty the change is made whatever happened since."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     @builtins.property
     def retention_policy(self) -> retention_policy_pb2.RetentionPolicy:
-        """The policy with the new rules. A kind of data that has no rule in it keeps the one it has."""
+        """It is the policy with the new rules. A kind of data that has no rule in it keeps the one it has."""
 
     @builtins.property
     def update_mask(self) -> field_mask_pb2.FieldMask:
-        """The fields to change: rules."""
+        """It is the fields to change: rules."""
 
     def __init__(
         self,
@@ -1018,14 +1020,14 @@ class UpdateRetentionPolicyRequest(message.Message):
 
 @typing.final
 class UpdateRetentionPolicyResponse(message.Message):
-    """The answer of UpdateRetentionPolicy."""
+    """UpdateRetentionPolicyResponse is the answer of UpdateRetentionPolicy."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     RETENTION_POLICY_FIELD_NUMBER: builtins.int
     @builtins.property
     def retention_policy(self) -> retention_policy_pb2.RetentionPolicy:
-        """The policy after the change."""
+        """It is the policy after the change."""
 
     def __init__(
         self,
@@ -1040,7 +1042,7 @@ class UpdateRetentionPolicyResponse(message.Message):
 
 @typing.final
 class RunRetentionRequest(message.Message):
-    """The request of RunRetention."""
+    """RunRetentionRequest is the request of RunRetention."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -1048,14 +1050,14 @@ class RunRetentionRequest(message.Message):
     DRY_RUN_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     dry_run: builtins.bool
-    """True to tell what would be deleted without deleting it."""
+    """It is true to tell what would be deleted without deleting it."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     @builtins.property
     def subjects(self) -> containers.RepeatedScalarFieldContainer[retention_policy_pb2.RetentionSubject.ValueType]:
-        """The kinds of data. When it is empty all are."""
+        """They are the kinds of data. When it is empty all are."""
 
     def __init__(
         self,
@@ -1081,11 +1083,11 @@ class RetentionOutcome(message.Message):
     ROW_COUNT_FIELD_NUMBER: builtins.int
     PARTITION_COUNT_FIELD_NUMBER: builtins.int
     subject: retention_policy_pb2.RetentionSubject.ValueType
-    """The kind of data."""
+    """It is the kind of data."""
     row_count: builtins.int
-    """The number of rows deleted, or that would be."""
+    """It is the number of rows deleted, or that would be."""
     partition_count: builtins.int
-    """The number of whole partitions dropped, or that would be."""
+    """It is the number of whole partitions dropped, or that would be."""
     @builtins.property
     def cutoff_time(self) -> timestamp_pb2.Timestamp:
         """What is older than this goes. It is absent where the data is kept for ever."""
@@ -1106,17 +1108,17 @@ class RetentionOutcome(message.Message):
 
 @typing.final
 class RunRetentionResponse(message.Message):
-    """The answer of RunRetention."""
+    """RunRetentionResponse is the answer of RunRetention."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     OUTCOMES_FIELD_NUMBER: builtins.int
     DRY_RUN_FIELD_NUMBER: builtins.int
     dry_run: builtins.bool
-    """True where nothing was deleted because a dry run was asked for."""
+    """It is true where nothing was deleted because a dry run was asked for."""
     @builtins.property
     def outcomes(self) -> containers.RepeatedCompositeFieldContainer[RetentionOutcome]:
-        """What was done to each kind of data."""
+        """They tell what was done to each kind of data."""
 
     def __init__(
         self,
@@ -1140,11 +1142,11 @@ class SubjectIdentity(message.Message):
     API_KEY_ID_FIELD_NUMBER: builtins.int
     TOKEN_SUBJECT_FIELD_NUMBER: builtins.int
     owner_email: builtins.str
-    """The e-mail address of an owner of keys."""
+    """It is the e-mail address of an owner of keys."""
     api_key_id: builtins.str
-    """The id of one of the person's keys."""
+    """It is the id of one of the person's keys."""
     token_subject: builtins.str
-    """The subject of the person's access tokens."""
+    """It is the subject of the person's access tokens."""
     def __init__(
         self,
         *,
@@ -1162,14 +1164,14 @@ class SubjectIdentity(message.Message):
 
 @typing.final
 class ExportSubjectDataRequest(message.Message):
-    """The request of ExportSubjectData."""
+    """ExportSubjectDataRequest is the request of ExportSubjectData."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     SUBJECT_FIELD_NUMBER: builtins.int
     @builtins.property
     def subject(self) -> SubjectIdentity:
-        """The person."""
+        """It is the person."""
 
     def __init__(
         self,
@@ -1184,7 +1186,7 @@ class ExportSubjectDataRequest(message.Message):
 
 @typing.final
 class ExportSubjectDataResponse(message.Message):
-    """The answer of ExportSubjectData."""
+    """ExportSubjectDataResponse is the answer of ExportSubjectData."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -1196,28 +1198,28 @@ class ExportSubjectDataResponse(message.Message):
     AUDIT_ENTRY_COUNT_FIELD_NUMBER: builtins.int
     EXPORT_TIME_FIELD_NUMBER: builtins.int
     execution_count: builtins.int
-    """The number of executions in all."""
+    """It is the number of executions in all."""
     audit_entry_count: builtins.int
-    """The number of rows of the audit log in all."""
+    """It is the number of rows of the audit log in all."""
     @builtins.property
     def api_keys(self) -> containers.RepeatedCompositeFieldContainer[api_key_pb2.ApiKey]:
-        """The person's keys."""
+        """They are the person's keys."""
 
     @builtins.property
     def executions(self) -> containers.RepeatedCompositeFieldContainer[execution_pb2.Execution]:
-        """The executions that were reported with them, the latest 1,000."""
+        """They are the executions that were reported with them, the latest 1,000."""
 
     @builtins.property
     def audit_entries(self) -> containers.RepeatedCompositeFieldContainer[audit_entry_pb2.AuditEntry]:
-        """The rows of the audit log in which the person acted, the latest 1,000."""
+        """They are the rows of the audit log in which the person acted, the latest 1,000."""
 
     @builtins.property
     def backtest_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of the backtests and sweeps that the person made."""
+        """They are the ids of the backtests and sweeps that the person made."""
 
     @builtins.property
     def export_time(self) -> timestamp_pb2.Timestamp:
-        """When the export was made."""
+        """It tells when the export was made."""
 
     def __init__(
         self,
@@ -1238,7 +1240,7 @@ class ExportSubjectDataResponse(message.Message):
 
 @typing.final
 class EraseSubjectDataRequest(message.Message):
-    """The request of EraseSubjectData."""
+    """EraseSubjectDataRequest is the request of EraseSubjectData."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -1248,12 +1250,12 @@ class EraseSubjectDataRequest(message.Message):
     note: builtins.str
     """Why, for the audit log, without personal data."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     @builtins.property
     def subject(self) -> SubjectIdentity:
-        """The person."""
+        """It is the person."""
 
     def __init__(
         self,
@@ -1270,7 +1272,7 @@ class EraseSubjectDataRequest(message.Message):
 
 @typing.final
 class EraseSubjectDataResponse(message.Message):
-    """The answer of EraseSubjectData."""
+    """EraseSubjectDataResponse is the answer of EraseSubjectData."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -1278,12 +1280,12 @@ class EraseSubjectDataResponse(message.Message):
     PSEUDONYM_FIELD_NUMBER: builtins.int
     ERASE_TIME_FIELD_NUMBER: builtins.int
     erased_key_count: builtins.int
-    """The number of keys whose personal fields were erased."""
+    """It is the number of keys whose personal fields were erased."""
     pseudonym: builtins.str
-    """The pseudonym under which the person's rows of the audit log stay."""
+    """It is the pseudonym under which the person's rows of the audit log stay."""
     @builtins.property
     def erase_time(self) -> timestamp_pb2.Timestamp:
-        """When the erasure was done."""
+        """It tells when the erasure was done."""
 
     def __init__(
         self,
@@ -1300,7 +1302,7 @@ class EraseSubjectDataResponse(message.Message):
 
 @typing.final
 class GetSystemStatusRequest(message.Message):
-    """The request of GetSystemStatus."""
+    """GetSystemStatusRequest is the request of GetSystemStatus."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -1315,14 +1317,14 @@ class GetSystemStatusRequest(message.Message):
 
 @typing.final
 class GetSystemStatusResponse(message.Message):
-    """The answer of GetSystemStatus."""
+    """GetSystemStatusResponse is the answer of GetSystemStatus."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     STATUS_FIELD_NUMBER: builtins.int
     @builtins.property
     def status(self) -> system_status_pb2.SystemStatus:
-        """The status."""
+        """It is the status."""
 
     def __init__(
         self,

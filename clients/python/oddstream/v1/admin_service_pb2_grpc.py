@@ -198,7 +198,7 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListPipelineRuns(self, request, context):
-        """ListPipelineRuns lists runs of the pipeline by descending start_time.
+        """ListPipelineRuns lists runs of the pipeline by descending create_time.
 
         Error reasons: INVALID_FIELD, MALFORMED_REQUEST, PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH, API_KEY_MISSING,
         API_KEY_INVALID, ACCESS_TOKEN_INVALID, PERMISSION_DENIED, SCOPE_DENIED, NETWORK_DENIED, RATE_LIMITED,

@@ -75,7 +75,7 @@ class AdminServiceStub:
     METHOD_UNIMPLEMENTED, INTERNAL.
     """
     ListPipelineRuns: grpc.UnaryUnaryMultiCallable[admin_service_pb2.ListPipelineRunsRequest, admin_service_pb2.ListPipelineRunsResponse]
-    """ListPipelineRuns lists runs of the pipeline by descending start_time.
+    """ListPipelineRuns lists runs of the pipeline by descending create_time.
 
     Error reasons: INVALID_FIELD, MALFORMED_REQUEST, PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH, API_KEY_MISSING,
     API_KEY_INVALID, ACCESS_TOKEN_INVALID, PERMISSION_DENIED, SCOPE_DENIED, NETWORK_DENIED, RATE_LIMITED,
@@ -231,7 +231,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     METHOD_UNIMPLEMENTED, INTERNAL.
     """
     ListPipelineRuns: aio.UnaryUnaryMultiCallable[admin_service_pb2.ListPipelineRunsRequest, admin_service_pb2.ListPipelineRunsResponse]  # type: ignore[assignment]
-    """ListPipelineRuns lists runs of the pipeline by descending start_time.
+    """ListPipelineRuns lists runs of the pipeline by descending create_time.
 
     Error reasons: INVALID_FIELD, MALFORMED_REQUEST, PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH, API_KEY_MISSING,
     API_KEY_INVALID, ACCESS_TOKEN_INVALID, PERMISSION_DENIED, SCOPE_DENIED, NETWORK_DENIED, RATE_LIMITED,
@@ -420,7 +420,7 @@ class AdminServiceServicer(metaclass=abc_1.ABCMeta):
         request: admin_service_pb2.ListPipelineRunsRequest,
         context: _ServicerContext,
     ) -> typing.Union[admin_service_pb2.ListPipelineRunsResponse, abc.Awaitable[admin_service_pb2.ListPipelineRunsResponse]]:
-        """ListPipelineRuns lists runs of the pipeline by descending start_time.
+        """ListPipelineRuns lists runs of the pipeline by descending create_time.
 
         Error reasons: INVALID_FIELD, MALFORMED_REQUEST, PAGE_TOKEN_INVALID, PAGE_TOKEN_MISMATCH, API_KEY_MISSING,
         API_KEY_INVALID, ACCESS_TOKEN_INVALID, PERMISSION_DENIED, SCOPE_DENIED, NETWORK_DENIED, RATE_LIMITED,

@@ -89,22 +89,22 @@ class ApiKeyScopes(message.Message):
     STREAM_LIMIT_FIELD_NUMBER: builtins.int
     BACKTEST_LIMIT_FIELD_NUMBER: builtins.int
     calls_per_minute: builtins.int
-    """The calls a minute, in cost units. When it is absent the server's default holds."""
+    """It is the calls a minute, in cost units. When it is absent the server's default holds."""
     stream_limit: builtins.int
-    """The streams that may be open at once. When it is absent the server's default holds."""
+    """It is the streams that may be open at once. When it is absent the server's default holds."""
     backtest_limit: builtins.int
-    """The backtests and sweeps that may be queued or running at once. When it is absent the server's default holds."""
+    """It is the backtests and sweeps that may be queued or running at once. When it is absent the server's default holds."""
     @builtins.property
     def services(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The services by short name, for example "SignalService"."""
+        """They are the services by short name, for example "SignalService"."""
 
     @builtins.property
     def venues(self) -> containers.RepeatedScalarFieldContainer[venue_pb2.Venue.ValueType]:
-        """The venues whose data may be seen."""
+        """They are the venues whose data may be seen."""
 
     @builtins.property
     def networks(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The networks that calls may come from, in CIDR notation of IPv4 or IPv6."""
+        """They are the networks that calls may come from, in CIDR notation of IPv4 or IPv6."""
 
     def __init__(
         self,
@@ -156,50 +156,50 @@ class ApiKey(message.Message):
     LAST_USED_TIME_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
     api_key_id: builtins.str
-    """The key's id, ^key_[0-9a-z]{12,40}$."""
+    """It is the key's id, ^key_[0-9a-z]{12,40}$."""
     prefix: builtins.str
-    """The beginning of the key's text, which tells keys apart without giving anything away."""
+    """It is the beginning of the key's text, which tells keys apart without giving anything away."""
     display_name: builtins.str
-    """A label for operators, without personal data, for example "market-maker-2"."""
+    """It is a label for operators, without personal data, for example "market-maker-2"."""
     owner_name: builtins.str
-    """The name of the person who answers for the key. It is personal data, stored encrypted, and may be empty."""
+    """It is the name of the person who answers for the key. It is personal data, stored encrypted, and may be empty."""
     owner_email: builtins.str
-    """The e-mail address of that person. It is personal data, stored encrypted, and may be empty."""
+    """It is the e-mail address of that person. It is personal data, stored encrypted, and may be empty."""
     role: access_pb2.Role.ValueType
-    """How much the key may do."""
+    """It tells how much the key may do."""
     state: ApiKeyState.ValueType
-    """Where it stands in its life."""
+    """It tells where it stands in its life."""
     environment: ApiKeyEnvironment.ValueType
-    """Whether it is for real use."""
+    """It tells whether it is for real use."""
     etag: builtins.str
-    """The version of the key, for the etag of UpdateApiKey."""
+    """It is the version of the key, for the etag of UpdateApiKey."""
     @builtins.property
     def scopes(self) -> ApiKeyScopes:
-        """What narrows it."""
+        """It tells what narrows it."""
 
     @builtins.property
     def create_time(self) -> timestamp_pb2.Timestamp:
-        """When it was made."""
+        """It tells when it was made."""
 
     @builtins.property
     def expire_time(self) -> timestamp_pb2.Timestamp:
-        """When it runs out, at most 365 days after it was made or rotated."""
+        """It tells when it runs out, at most 365 days after it was made or rotated."""
 
     @builtins.property
     def rotate_time(self) -> timestamp_pb2.Timestamp:
-        """When its secret was last changed. It is absent where it never was."""
+        """It tells when its secret was last changed. It is absent where it never was."""
 
     @builtins.property
     def overlap_end_time(self) -> timestamp_pb2.Timestamp:
-        """Until when the secret before the last change is good. It is absent unless the state is ROTATING."""
+        """It tells until when the secret before the last change is good. It is absent unless the state is ROTATING."""
 
     @builtins.property
     def revoke_time(self) -> timestamp_pb2.Timestamp:
-        """When it was revoked. It is absent unless it was."""
+        """It tells when it was revoked. It is absent unless it was."""
 
     @builtins.property
     def last_used_time(self) -> timestamp_pb2.Timestamp:
-        """When it was last used, to the minute. It is absent where it never was."""
+        """It tells when it was last used, to the minute. It is absent where it never was."""
 
     def __init__(
         self,

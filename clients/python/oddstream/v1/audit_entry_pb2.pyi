@@ -63,38 +63,38 @@ class AuditEntry(message.Message):
     PREVIOUS_HASH_FIELD_NUMBER: builtins.int
     HASH_FIELD_NUMBER: builtins.int
     sequence: builtins.int
-    """The number of the row in the order of commits, from 1, gapless."""
+    """It is the number of the row in the order of commits, from 1, gapless."""
     actor: builtins.str
-    """Who acted: the subject of a key or token, or "system". An erased subject shows as a pseudonym."""
+    """It tells who acted: the subject of a key or token, or "system". An erased subject shows as a pseudonym."""
     api_key_id: builtins.str
-    """The id of the key. It is absent where the act came by a token or from the system."""
+    """It is the id of the key. It is absent where the act came by a token or from the system."""
     peer_network: builtins.str
-    """The network address of the caller, shortened to its network. It is empty for the system."""
+    """It is the network address of the caller, shortened to its network. It is empty for the system."""
     method: builtins.str
-    """The full name of the rpc, or of the system's act, for example "pipeline.signals"."""
+    """It is the full name of the rpc, or of the system's act, for example "pipeline.signals"."""
     outcome: AuditOutcome.ValueType
-    """How it ended."""
+    """It tells how it ended."""
     request_digest: builtins.str
-    """SHA-256 of the request in lower-case hex. It is empty for the system."""
+    """It is the SHA-256 of the request in lower-case hex. It is empty for the system."""
     resource: builtins.str
-    """What was acted on, as its type and id, for example "ApiKey/key_ab12cd34ef56"."""
+    """It tells what was acted on, as its type and id, for example "ApiKey/key_ab12cd34ef56"."""
     correlation_id: builtins.str
-    """The correlation id of the call."""
+    """It is the correlation id of the call."""
     previous_hash: builtins.str
-    """The hash of the row before, in lower-case hex. The first row has 64 zeros."""
+    """It is the hash of the row before, in lower-case hex. The first row has 64 zeros."""
     hash: builtins.str
-    """The hash of this row over all other fields, in lower-case hex."""
+    """It is the hash of this row over all other fields, in lower-case hex."""
     @builtins.property
     def create_time(self) -> timestamp_pb2.Timestamp:
-        """When the row was committed."""
+        """It tells when the row was committed."""
 
     @builtins.property
     def before(self) -> struct_pb2.Struct:
-        """The resource before the act, without secrets. It is absent where there was none."""
+        """It is the resource before the act, without secrets. It is absent where there was none."""
 
     @builtins.property
     def after(self) -> struct_pb2.Struct:
-        """The resource after the act, without secrets. It is absent where there is none."""
+        """It is the resource after the act, without secrets. It is absent where there is none."""
 
     def __init__(
         self,

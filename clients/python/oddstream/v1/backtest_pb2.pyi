@@ -72,11 +72,11 @@ class _FillModelEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_FillModel.Va
     FILL_MODEL_UNSPECIFIED: _FillModel.ValueType  # 0
     """The model is not stated, which means BOOK_WALK where a book was recorded and TOUCH where not."""
     FILL_MODEL_TOUCH: _FillModel.ValueType  # 1
-    """At the best price, up to the recorded size."""
+    """It fills at the best price, up to the recorded size."""
     FILL_MODEL_BOOK_WALK: _FillModel.ValueType  # 2
-    """Through the levels of the recorded book. Where no book was recorded it is the same as TOUCH."""
+    """It fills through the levels of the recorded book. Where no book was recorded it is the same as TOUCH."""
     FILL_MODEL_MAKER_QUEUE: _FillModel.ValueType  # 3
-    """As a resting order, by its place in the queue."""
+    """It fills as a resting order does, by its place in the queue."""
 
 class FillModel(_FillModel, metaclass=_FillModelEnumTypeWrapper):
     """FillModel is how the engine fills an order."""
@@ -84,11 +84,11 @@ class FillModel(_FillModel, metaclass=_FillModelEnumTypeWrapper):
 FILL_MODEL_UNSPECIFIED: FillModel.ValueType  # 0
 """The model is not stated, which means BOOK_WALK where a book was recorded and TOUCH where not."""
 FILL_MODEL_TOUCH: FillModel.ValueType  # 1
-"""At the best price, up to the recorded size."""
+"""It fills at the best price, up to the recorded size."""
 FILL_MODEL_BOOK_WALK: FillModel.ValueType  # 2
-"""Through the levels of the recorded book. Where no book was recorded it is the same as TOUCH."""
+"""It fills through the levels of the recorded book. Where no book was recorded it is the same as TOUCH."""
 FILL_MODEL_MAKER_QUEUE: FillModel.ValueType  # 3
-"""As a resting order, by its place in the queue."""
+"""It fills as a resting order does, by its place in the queue."""
 
 class _FillAssumption:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -99,15 +99,15 @@ class _FillAssumptionEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_FillAss
     FILL_ASSUMPTION_UNSPECIFIED: _FillAssumption.ValueType  # 0
     """The rung is not stated. The server never sends it."""
     FILL_ASSUMPTION_MID_WITHOUT_FEE: _FillAssumption.ValueType  # 1
-    """At the middle between bid and ask, without fee."""
+    """Orders fill at the middle between bid and ask, without fee."""
     FILL_ASSUMPTION_TOUCH_WITHOUT_FEE: _FillAssumption.ValueType  # 2
-    """At the touch, without fee."""
+    """Orders fill at the touch, without fee."""
     FILL_ASSUMPTION_TOUCH_WITH_FEE: _FillAssumption.ValueType  # 3
-    """At the touch, with fee."""
+    """Orders fill at the touch, with fee."""
     FILL_ASSUMPTION_NEXT_QUOTE_WITH_FEE: _FillAssumption.ValueType  # 4
-    """At the touch one quote later, with fee."""
+    """Orders fill at the touch one quote later, with fee."""
     FILL_ASSUMPTION_CONFIGURED: _FillAssumption.ValueType  # 5
-    """As the backtest's own execution model has it."""
+    """Orders fill as the backtest's own execution model has it."""
 
 class FillAssumption(_FillAssumption, metaclass=_FillAssumptionEnumTypeWrapper):
     """FillAssumption is a rung of the fill ladder, from what nobody gets to what can be had."""
@@ -115,15 +115,15 @@ class FillAssumption(_FillAssumption, metaclass=_FillAssumptionEnumTypeWrapper):
 FILL_ASSUMPTION_UNSPECIFIED: FillAssumption.ValueType  # 0
 """The rung is not stated. The server never sends it."""
 FILL_ASSUMPTION_MID_WITHOUT_FEE: FillAssumption.ValueType  # 1
-"""At the middle between bid and ask, without fee."""
+"""Orders fill at the middle between bid and ask, without fee."""
 FILL_ASSUMPTION_TOUCH_WITHOUT_FEE: FillAssumption.ValueType  # 2
-"""At the touch, without fee."""
+"""Orders fill at the touch, without fee."""
 FILL_ASSUMPTION_TOUCH_WITH_FEE: FillAssumption.ValueType  # 3
-"""At the touch, with fee."""
+"""Orders fill at the touch, with fee."""
 FILL_ASSUMPTION_NEXT_QUOTE_WITH_FEE: FillAssumption.ValueType  # 4
-"""At the touch one quote later, with fee."""
+"""Orders fill at the touch one quote later, with fee."""
 FILL_ASSUMPTION_CONFIGURED: FillAssumption.ValueType  # 5
-"""As the backtest's own execution model has it."""
+"""Orders fill as the backtest's own execution model has it."""
 
 class _PositionExit:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -191,12 +191,12 @@ class StrategySelection(message.Message):
     KIND_VERSION_FIELD_NUMBER: builtins.int
     PARAMS_FIELD_NUMBER: builtins.int
     kind: builtins.str
-    """The kind, for example "stat.mean_reversion"."""
+    """It is the kind, for example "stat.mean_reversion"."""
     kind_version: builtins.int
-    """The version of the kind. 0 means the one that is installed, and any other that isn't installed is refused."""
+    """It is the version of the kind. 0 means the one that is installed, and any other that isn't installed is refused."""
     @builtins.property
     def params(self) -> containers.MessageMap[builtins.str, strategy_pb2.ParameterValue]:
-        """The parameters by name. Those left out have their declared defaults."""
+        """They are the parameters by name. Those left out have their declared defaults."""
 
     def __init__(
         self,
@@ -226,23 +226,23 @@ class MarketSelection(message.Message):
     CATEGORIES_FIELD_NUMBER: builtins.int
     @builtins.property
     def venues(self) -> containers.RepeatedScalarFieldContainer[venue_pb2.Venue.ValueType]:
-        """The venues."""
+        """They are the venues. When it is empty all pass."""
 
     @builtins.property
     def event_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of events."""
+        """They are the ids of events. When it is empty all pass."""
 
     @builtins.property
     def market_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of markets."""
+        """They are the ids of markets. When it is empty all pass."""
 
     @builtins.property
     def series_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The venues' ids of series."""
+        """They are the venues' ids of series. When it is empty all pass."""
 
     @builtins.property
     def categories(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The categories in the venues' own words."""
+        """They are the categories in the venues' own words. When it is empty all pass."""
 
     def __init__(
         self,
@@ -267,7 +267,7 @@ class FixedStake(message.Message):
 
     STAKE_MICROS_FIELD_NUMBER: builtins.int
     stake_micros: builtins.int
-    """What a trade may cost in micros of USD."""
+    """It tells what a trade may cost in micros of USD."""
     def __init__(
         self,
         *,
@@ -287,7 +287,7 @@ class FixedFraction(message.Message):
 
     FRACTION_PPM_FIELD_NUMBER: builtins.int
     fraction_ppm: builtins.int
-    """The share in parts per million."""
+    """It is the share in parts per million."""
     def __init__(
         self,
         *,
@@ -308,9 +308,9 @@ class CappedKelly(message.Message):
     MULTIPLIER_PPM_FIELD_NUMBER: builtins.int
     CAP_PPM_FIELD_NUMBER: builtins.int
     multiplier_ppm: builtins.int
-    """The part of the Kelly fraction in parts per million."""
+    """It is the part of the Kelly fraction in parts per million."""
     cap_ppm: builtins.int
-    """The largest share of the bankroll in parts per million."""
+    """It is the largest share of the bankroll in parts per million."""
     def __init__(
         self,
         *,
@@ -334,15 +334,15 @@ class Sizing(message.Message):
     CAPPED_KELLY_FIELD_NUMBER: builtins.int
     @builtins.property
     def fixed_stake(self) -> FixedStake:
-        """The same cost for each trade."""
+        """Each trade may cost the same."""
 
     @builtins.property
     def fixed_fraction(self) -> FixedFraction:
-        """A share of the bankroll."""
+        """Each trade may cost a share of the bankroll."""
 
     @builtins.property
     def capped_kelly(self) -> CappedKelly:
-        """A capped part of the Kelly fraction."""
+        """Each trade may cost a capped part of the Kelly fraction."""
 
     def __init__(
         self,
@@ -371,17 +371,17 @@ class ExecutionModel(message.Message):
     ACCOUNT_CLASS_FIELD_NUMBER: builtins.int
     MAXIMUM_EVENT_COST_MICROS_FIELD_NUMBER: builtins.int
     fill_model: FillModel.ValueType
-    """How an order is filled."""
+    """It tells how an order is filled."""
     fill_on_trigger_quote: builtins.bool
-    """True to allow a fill on the very quote that triggered the signal. Nobody could have got it."""
+    """It is true to allow a fill on the very quote that triggered the signal. Nobody could have got it."""
     account_class: builtins.str
-    """The class of account whose fees are charged, in the venue's word. Empty means the class that pays most."""
+    """It is the class of account whose fees are charged, in the venue's word. Empty means the class that pays most."""
     maximum_event_cost_micros: builtins.int
-    """The largest cost of open positions in one event, in micros of USD. When it is absent there is no limit."""
+    """It is the largest cost of open positions in one event, in micros of USD. When it is absent there is no limit."""
     @builtins.property
     def latency(self) -> duration_pb2.Duration:
-        """How long an order takes to the venue, up to 60 s. When it is absent it is 500 ms. It is never taken as less than the
-        venue's own taker delay.
+        """It tells how long an order takes to the venue, up to 60 s. When it is absent it is 500 ms. It is never taken as
+        less than the venue's own taker delay.
         """
 
     def __init__(
@@ -416,30 +416,30 @@ class BacktestConfig(message.Message):
     SEED_FIELD_NUMBER: builtins.int
     SIMULATED_FIELD_NUMBER: builtins.int
     starting_bankroll_micros: builtins.int
-    """The money at the start, in micros of USD."""
+    """It is the money at the start, in micros of USD."""
     seed: builtins.int
-    """The seed of whatever is random. The same seed gives the same result."""
+    """It is the seed of whatever is random. The same seed gives the same result."""
     simulated: builtins.bool
-    """True to run on simulated data. Simulated and real markets are never mixed."""
+    """It is true to run on simulated data. Simulated and real markets are never mixed."""
     @builtins.property
     def strategies(self) -> containers.RepeatedCompositeFieldContainer[StrategySelection]:
-        """The strategies, from 1 to 20, which share one bankroll."""
+        """They are the strategies, from 1 to 20, which share one bankroll."""
 
     @builtins.property
     def markets(self) -> MarketSelection:
-        """The markets. When it is absent it runs on all of them."""
+        """It is the markets. When it is absent it runs on all of them."""
 
     @builtins.property
     def range(self) -> time_range_pb2.TimeRange:
-        """The range of receive times. Both ends have to be given."""
+        """It is the range of receive times. Both ends have to be given."""
 
     @builtins.property
     def sizing(self) -> Sizing:
-        """How large a trade is. When it is absent each trade costs up to a hundredth of the starting bankroll."""
+        """It tells how large a trade is. When it is absent each trade costs up to a hundredth of the starting bankroll."""
 
     @builtins.property
     def execution(self) -> ExecutionModel:
-        """How orders are executed. When it is absent the defaults of its fields hold."""
+        """It tells how orders are executed. When it is absent the defaults of its fields hold."""
 
     def __init__(
         self,
@@ -472,18 +472,18 @@ class BacktestProgress(message.Message):
     EXPECTED_END_TIME_FIELD_NUMBER: builtins.int
     STAGE_FIELD_NUMBER: builtins.int
     done_row_count: builtins.int
-    """The rows of data dealt with."""
+    """It is the rows of data dealt with."""
     total_row_count: builtins.int
-    """The rows of data in all. It is absent until they are counted."""
+    """It is the rows of data in all. It is absent until they are counted."""
     done_shard_count: builtins.int
-    """The shards of markets dealt with."""
+    """It is the shards of markets dealt with."""
     total_shard_count: builtins.int
-    """The shards of markets in all. It is absent until they are cut."""
+    """It is the shards of markets in all. It is absent until they are cut."""
     stage: builtins.str
-    """What is being done, in words."""
+    """It tells what is being done, in words."""
     @builtins.property
     def expected_end_time(self) -> timestamp_pb2.Timestamp:
-        """When it is expected to end. It is absent until that can be told."""
+        """It tells when it is expected to end. It is absent until that can be told."""
 
     def __init__(
         self,
@@ -518,11 +518,11 @@ class FillLadderRung(message.Message):
     PROFIT_MICROS_FIELD_NUMBER: builtins.int
     TRADE_COUNT_FIELD_NUMBER: builtins.int
     assumption: FillAssumption.ValueType
-    """The assumption."""
+    """It is the assumption."""
     profit_micros: builtins.int
-    """What is earned, in micros of USD."""
+    """It tells what is earned, in micros of USD."""
     trade_count: builtins.int
-    """The number of trades."""
+    """It is the number of trades."""
     def __init__(
         self,
         *,
@@ -548,17 +548,17 @@ class Coverage(message.Message):
     GAP_COUNT_FIELD_NUMBER: builtins.int
     WARM_UP_ROW_COUNT_FIELD_NUMBER: builtins.int
     ratio: builtins.float
-    """The covered share of the markets' open time within the range, from 0 to 1. Gaps lower it, and nothing is filled
-    forward.
+    """It is the covered share of the markets' open time within the range, from 0 to 1. Gaps lower it, and nothing is
+    filled forward.
     """
     market_count: builtins.int
-    """The number of markets with data."""
+    """It is the number of markets with data."""
     row_count: builtins.int
-    """The number of rows read."""
+    """It is the number of rows read."""
     gap_count: builtins.int
-    """The number of gaps."""
+    """It is the number of gaps."""
     warm_up_row_count: builtins.int
-    """The number of rows used for warming up, which are no performance."""
+    """It is the number of rows used for warming up, which are no performance."""
     def __init__(
         self,
         *,
@@ -587,18 +587,18 @@ class MetricConventions(message.Message):
     CONFIDENCE_LEVEL_FIELD_NUMBER: builtins.int
     NOTES_FIELD_NUMBER: builtins.int
     periods_per_year: builtins.int
-    """The number of periods in a year. It is 365, for days of UTC."""
+    """It is the number of periods in a year. It is 365, for days of UTC."""
     ddof: builtins.int
-    """The delta degrees of freedom of standard deviations. It is 1."""
+    """It is the delta degrees of freedom of standard deviations. It is 1."""
     risk_free_return: builtins.float
-    """The risk-free return of a period. It is 0."""
+    """It is the risk-free return of a period. It is 0."""
     log_loss_clip: builtins.float
-    """The bound at which probabilities are clipped for the log loss. It is 0.000001."""
+    """It is the bound at which probabilities are clipped for the log loss. It is 0.000001."""
     confidence_level: builtins.float
-    """The confidence of intervals. It is 0.95."""
+    """It is the confidence of intervals. It is 0.95."""
     @builtins.property
     def notes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """How open positions are marked, how drawdown begins and what returns are on, in words."""
+        """They tell how open positions are marked, how drawdown begins and what returns are on, in words."""
 
     def __init__(
         self,
@@ -647,54 +647,54 @@ class BacktestMetrics(message.Message):
     EDGE_HIGH_MICROS_FIELD_NUMBER: builtins.int
     CALIBRATION_FIELD_NUMBER: builtins.int
     profit_micros: builtins.int
-    """What was earned after fees, in micros of USD."""
+    """It tells what was earned after fees, in micros of USD."""
     fees_micros: builtins.int
-    """The fees paid, in micros of USD."""
+    """It is the fees paid, in micros of USD."""
     turnover_micros: builtins.int
-    """The sum of the costs of all buys, in micros of USD."""
+    """It is the sum of the costs of all buys, in micros of USD."""
     peak_locked_micros: builtins.int
-    """The most money that was locked at one time, in micros of USD."""
+    """It is the most money that was locked at one time, in micros of USD."""
     trade_count: builtins.int
-    """The number of trades."""
+    """It is the number of trades."""
     void_count: builtins.int
-    """The number of trades whose market was declared void."""
+    """It is the number of trades whose market was declared void."""
     total_return: builtins.float
-    """The return on the starting bankroll."""
+    """It is the return on the starting bankroll."""
     return_on_locked: builtins.float
-    """The return on the peak of locked money."""
+    """It is the return on the peak of locked money."""
     annual_return: builtins.float
-    """The return of a year at the same pace."""
+    """It is the return of a year at the same pace."""
     annual_volatility: builtins.float
-    """The standard deviation of the returns of a year."""
+    """It is the standard deviation of the returns of a year."""
     sharpe: builtins.float
-    """The Sharpe ratio of a year."""
+    """It is the Sharpe ratio of a year."""
     sortino: builtins.float
-    """The Sortino ratio of a year, over all periods."""
+    """It is the Sortino ratio of a year, over all periods."""
     maximum_drawdown: builtins.float
-    """The deepest fall from a peak as a share of it, at most 0, with the starting bankroll as the first peak."""
+    """It is the deepest fall from a peak as a share of it, at most 0, with the starting bankroll as the first peak."""
     probabilistic_sharpe: builtins.float
-    """The probability that the true Sharpe ratio is above 0."""
+    """It is the probability that the true Sharpe ratio is above 0."""
     win_rate: builtins.float
-    """The share of trades that made money after fees, from 0 to 1."""
+    """It is the share of trades that made money after fees, from 0 to 1."""
     win_rate_low: builtins.float
-    """The lower end of the Wilson interval of the win rate."""
+    """It is the lower end of the Wilson interval of the win rate."""
     win_rate_high: builtins.float
-    """The upper end of the Wilson interval of the win rate."""
+    """It is the upper end of the Wilson interval of the win rate."""
     brier: builtins.float
-    """The two-class Brier score of the strategy's fair value on settled markets. It is absent where there is none."""
+    """It is the two-class Brier score of the strategy's fair value on settled markets. It is absent where there is none."""
     brier_crowd: builtins.float
-    """The two-class Brier score of the entry price on settled markets."""
+    """It is the two-class Brier score of the entry price on settled markets."""
     log_loss: builtins.float
-    """The log loss of the strategy's fair value on settled markets. It is absent where there is none."""
+    """It is the log loss of the strategy's fair value on settled markets. It is absent where there is none."""
     mean_edge_micros: builtins.int
-    """The mean realised edge of one contract, in micros of USD."""
+    """It is the mean realised edge of one contract, in micros of USD."""
     edge_low_micros: builtins.int
-    """The lower end of its bootstrap interval, clustered by event, in micros of USD."""
+    """It is the lower end of its bootstrap interval, clustered by event, in micros of USD."""
     edge_high_micros: builtins.int
-    """The upper end of that interval in micros of USD."""
+    """It is the upper end of that interval in micros of USD."""
     @builtins.property
     def calibration(self) -> containers.RepeatedCompositeFieldContainer[strategy_pb2.CalibrationBin]:
-        """How forecasts compare with results, in ascending order of price."""
+        """They tell how forecasts compare with results, in ascending order of price."""
 
     def __init__(
         self,
@@ -807,11 +807,11 @@ class StrategyVersion(message.Message):
     KIND_VERSION_FIELD_NUMBER: builtins.int
     PARAMS_DIGEST_FIELD_NUMBER: builtins.int
     kind: builtins.str
-    """The kind."""
+    """It is the kind."""
     kind_version: builtins.int
-    """The version of its formula."""
+    """It is the version of its formula."""
     params_digest: builtins.str
-    """SHA-256 of the parameters in lower-case hex."""
+    """It is the SHA-256 of the parameters in lower-case hex."""
     def __init__(
         self,
         *,
@@ -845,44 +845,44 @@ class BacktestResult(message.Message):
     TRIAL_COUNT_FIELD_NUMBER: builtins.int
     DISCLAIMER_FIELD_NUMBER: builtins.int
     result_hash: builtins.str
-    """SHA-256 in lower-case hex over inputs, versions, parameters, fee table and blotter."""
+    """It is the SHA-256 in lower-case hex over inputs, versions, parameters, fee table and blotter."""
     engine_version: builtins.int
-    """The version of the engine, raised by hand when results change."""
+    """It is the version of the engine, raised by hand when results change."""
     input_digest: builtins.str
-    """SHA-256 of the input rows in lower-case hex."""
+    """It is the SHA-256 of the input rows in lower-case hex."""
     fee_table_digest: builtins.str
-    """SHA-256 of the rows of the fee table that were used, in lower-case hex."""
+    """It is the SHA-256 of the rows of the fee table that were used, in lower-case hex."""
     signal_count: builtins.int
-    """The number of signals published."""
+    """It is the number of signals published."""
     final_equity_micros: builtins.int
-    """The money at the end with open positions marked at the bid, in micros of USD."""
+    """It is the money at the end with open positions marked at the bid, in micros of USD."""
     trial_count: builtins.int
-    """How many backtests and parameter sets were ever run on this data by anybody. The more trials, the less the best of
-    them means.
+    """It tells how many backtests and parameter sets were ever run on this data by anybody. The more trials, the less the
+    best of them means.
     """
     @builtins.property
     def strategy_versions(self) -> containers.RepeatedCompositeFieldContainer[StrategyVersion]:
-        """The strategies as they ran."""
+        """They are the strategies as they ran."""
 
     @builtins.property
     def fill_ladder(self) -> containers.RepeatedCompositeFieldContainer[FillLadderRung]:
-        """What the same signals earn from the most to the least favourable assumption, and as configured."""
+        """They tell what the same signals earn from the most to the least favourable assumption, and as configured."""
 
     @builtins.property
     def metrics(self) -> BacktestMetrics:
-        """The figures."""
+        """It is the figures."""
 
     @builtins.property
     def conventions(self) -> MetricConventions:
-        """How the figures are defined."""
+        """It tells how the figures are defined."""
 
     @builtins.property
     def coverage(self) -> Coverage:
-        """How much of the range the data covers."""
+        """It tells how much of the range the data covers."""
 
     @builtins.property
     def disclaimer(self) -> disclaimer_pb2.Disclaimer:
-        """The risk disclosure."""
+        """It is the risk disclosure."""
 
     def __init__(
         self,
@@ -927,44 +927,44 @@ class Backtest(message.Message):
     ATTEMPT_FIELD_NUMBER: builtins.int
     SWEEP_ID_FIELD_NUMBER: builtins.int
     backtest_id: builtins.str
-    """The backtest's id, ^bt_[a-z2-7]{16,40}$."""
+    """It is the backtest's id, ^bt_[a-z2-7]{16,40}$."""
     display_name: builtins.str
-    """The caller's name for it. It is empty where none was given."""
+    """It is the caller's name for it. It is empty where none was given."""
     state: BacktestState.ValueType
-    """Where it stands in its life."""
+    """It tells where it stands in its life."""
     owner: builtins.str
-    """The subject of the key or token that made it. Only that subject and admins see it."""
+    """It is the subject of the key or token that made it. Only that subject and admins see it."""
     attempt: builtins.int
-    """How many times a worker took it. More than 1 means that a worker was lost."""
+    """It tells how many times a worker took it. More than 1 means that a worker was lost."""
     sweep_id: builtins.str
-    """The id of the sweep that made it. It is absent for a backtest of its own."""
+    """It is the id of the sweep that made it. It is absent for a backtest of its own."""
     @builtins.property
     def config(self) -> BacktestConfig:
-        """What was asked for, with defaults filled in."""
+        """It tells what was asked for, with defaults filled in."""
 
     @builtins.property
     def progress(self) -> BacktestProgress:
-        """How far it has come."""
+        """It tells how far it has come."""
 
     @builtins.property
     def result(self) -> BacktestResult:
-        """What it found. It is absent unless the state is SUCCEEDED."""
+        """It tells what it found. It is absent unless the state is SUCCEEDED."""
 
     @builtins.property
     def error(self) -> status_pb2.Status:
-        """Why it failed, with this API's reason in its details. It is absent unless the state is FAILED."""
+        """It tells why it failed, with this API's reason in its details. It is absent unless the state is FAILED."""
 
     @builtins.property
     def create_time(self) -> timestamp_pb2.Timestamp:
-        """When it was made."""
+        """It tells when it was made."""
 
     @builtins.property
     def start_time(self) -> timestamp_pb2.Timestamp:
-        """When a worker first took it. It is absent until one has."""
+        """It tells when a worker first took it. It is absent until one has."""
 
     @builtins.property
     def end_time(self) -> timestamp_pb2.Timestamp:
-        """When it reached a terminal state. It is absent until it has."""
+        """It tells when it reached a terminal state. It is absent until it has."""
 
     def __init__(
         self,
@@ -1017,48 +1017,48 @@ class BacktestTrade(message.Message):
     ENTRY_TIME_FIELD_NUMBER: builtins.int
     EXIT_TIME_FIELD_NUMBER: builtins.int
     trade_number: builtins.int
-    """The number of the trade within the backtest, from 1, by time of entry."""
+    """It is the number of the trade within the backtest, from 1, by time of entry."""
     kind: builtins.str
-    """The kind of the signal."""
+    """It is the kind of the signal."""
     market_id: builtins.str
-    """The id of the market."""
+    """It is the id of the market."""
     event_id: builtins.str
-    """The event of the market. It is absent where the venue names none."""
+    """It is the event of the market. It is absent where the venue names none."""
     outcome_index: builtins.int
-    """The index of the outcome that was traded."""
+    """It is the index of the outcome that was traded."""
     action: signal_pb2.LegAction.ValueType
-    """Whether the entry bought or sold it."""
+    """It tells whether the entry bought or sold it."""
     entry_price_micros: builtins.int
-    """The price of the entry in micros of USD, in the price of the outcome named."""
+    """It is the price of the entry in micros of USD, in the price of the outcome named."""
     size_micros: builtins.int
-    """The size in micros of a contract."""
+    """It is the size in micros of a contract."""
     fee_micros: builtins.int
-    """The fees of entry and exit in micros of USD."""
+    """It is the fees of entry and exit in micros of USD."""
     slippage_micros: builtins.int
-    """How much worse the entry's price was than the touch at the signal, for one contract, in micros of USD."""
+    """It tells how much worse the entry's price was than the touch at the signal, for one contract, in micros of USD."""
     liquidity: execution_pb2.FillLiquidity.ValueType
-    """The role of the entry's order."""
+    """It is the role of the entry's order."""
     exit: PositionExit.ValueType
-    """How the position ended."""
+    """It tells how the position ended."""
     exit_price_micros: builtins.int
-    """The price at the end in micros of USD: of the sale, the payout, or the mark."""
+    """It is the price at the end in micros of USD: of the sale, the payout, or the mark."""
     profit_micros: builtins.int
-    """What the position earned after fees, in micros of USD."""
+    """It tells what the position earned after fees, in micros of USD."""
     strength: builtins.float
-    """The strength of the signal, from 0 to 1."""
+    """It is the strength of the signal, from 0 to 1."""
     fair_value_micros: builtins.int
-    """The fair value of the outcome at the signal in micros of USD. It is absent where the strategy emits none."""
+    """It is the fair value of the outcome at the signal in micros of USD. It is absent where the strategy emits none."""
     @builtins.property
     def signal_time(self) -> timestamp_pb2.Timestamp:
-        """When the signal was made, in the data's receive time."""
+        """It tells when the signal was made, in the data's receive time."""
 
     @builtins.property
     def entry_time(self) -> timestamp_pb2.Timestamp:
-        """When the entry was filled, in the data's receive time."""
+        """It tells when the entry was filled, in the data's receive time."""
 
     @builtins.property
     def exit_time(self) -> timestamp_pb2.Timestamp:
-        """When the position ended, in the data's receive time."""
+        """It tells when the position ended, in the data's receive time."""
 
     def __init__(
         self,
@@ -1108,16 +1108,16 @@ class EquityPoint(message.Message):
     LOCKED_MICROS_FIELD_NUMBER: builtins.int
     DRAWDOWN_MICROS_FIELD_NUMBER: builtins.int
     equity_micros: builtins.int
-    """Cash and open positions marked at the bid, in micros of USD."""
+    """It is cash and open positions marked at the bid, in micros of USD."""
     cash_micros: builtins.int
-    """The money that is free, in micros of USD."""
+    """It is the money that is free, in micros of USD."""
     locked_micros: builtins.int
-    """The money that is locked until settlements, in micros of USD."""
+    """It is the money that is locked until settlements, in micros of USD."""
     drawdown_micros: builtins.int
-    """How far the equity is below its highest so far, in micros of USD, at most 0."""
+    """It tells how far the equity is below its highest so far, in micros of USD, at most 0."""
     @builtins.property
     def point_time(self) -> timestamp_pb2.Timestamp:
-        """The instant, in the data's receive time."""
+        """It is the instant, in the data's receive time."""
 
     def __init__(
         self,

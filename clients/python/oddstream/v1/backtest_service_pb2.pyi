@@ -27,7 +27,7 @@ DESCRIPTOR: descriptor.FileDescriptor
 
 @typing.final
 class CreateBacktestRequest(message.Message):
-    """The request of CreateBacktest."""
+    """CreateBacktestRequest is the request of CreateBacktest."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -35,14 +35,14 @@ class CreateBacktestRequest(message.Message):
     DISPLAY_NAME_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     display_name: builtins.str
-    """A name for people. It may be empty."""
+    """It is a name for people. It may be empty."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     @builtins.property
     def config(self) -> backtest_pb2.BacktestConfig:
-        """What to run."""
+        """It tells what to run."""
 
     def __init__(
         self,
@@ -59,14 +59,14 @@ class CreateBacktestRequest(message.Message):
 
 @typing.final
 class CreateBacktestResponse(message.Message):
-    """The answer of CreateBacktest."""
+    """CreateBacktestResponse is the answer of CreateBacktest."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     BACKTEST_FIELD_NUMBER: builtins.int
     @builtins.property
     def backtest(self) -> backtest_pb2.Backtest:
-        """The backtest, which is QUEUED."""
+        """It is the backtest, which is QUEUED."""
 
     def __init__(
         self,
@@ -81,13 +81,13 @@ class CreateBacktestResponse(message.Message):
 
 @typing.final
 class GetBacktestRequest(message.Message):
-    """The request of GetBacktest."""
+    """GetBacktestRequest is the request of GetBacktest."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     BACKTEST_ID_FIELD_NUMBER: builtins.int
     backtest_id: builtins.str
-    """The backtest's id."""
+    """It is the backtest's id. It has to be given."""
     def __init__(
         self,
         *,
@@ -101,14 +101,14 @@ class GetBacktestRequest(message.Message):
 
 @typing.final
 class GetBacktestResponse(message.Message):
-    """The answer of GetBacktest."""
+    """GetBacktestResponse is the answer of GetBacktest."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     BACKTEST_FIELD_NUMBER: builtins.int
     @builtins.property
     def backtest(self) -> backtest_pb2.Backtest:
-        """The backtest."""
+        """It is the backtest."""
 
     def __init__(
         self,
@@ -135,19 +135,19 @@ class BacktestFilter(message.Message):
     OWNERS_FIELD_NUMBER: builtins.int
     @builtins.property
     def states(self) -> containers.RepeatedScalarFieldContainer[backtest_pb2.BacktestState.ValueType]:
-        """The states."""
+        """They are the states. When it is empty all pass."""
 
     @builtins.property
     def kinds(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The kinds of strategies of which it has to run one."""
+        """They are the kinds of strategies of which it has to run one. When it is empty all pass."""
 
     @builtins.property
     def create_time_range(self) -> time_range_pb2.TimeRange:
-        """The range that create_time has to lie in. When it is absent all backtests pass."""
+        """It is the range that create_time has to lie in. When it is absent all backtests pass."""
 
     @builtins.property
     def owners(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The owners. Only an admin may name another than itself."""
+        """They are the owners. Only an admin may name another than itself."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class BacktestFilter(message.Message):
 
 @typing.final
 class ListBacktestsRequest(message.Message):
-    """The request of ListBacktests."""
+    """ListBacktestsRequest is the request of ListBacktests."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -173,12 +173,12 @@ class ListBacktestsRequest(message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
+    """It tells how many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
     page_token: builtins.str
-    """The next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
+    """It is the next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
     @builtins.property
     def filter(self) -> BacktestFilter:
-        """Which backtests are asked for. When it is absent all that the caller may see are."""
+        """It tells which backtests are asked for. When it is absent all that the caller may see are."""
 
     def __init__(
         self,
@@ -195,17 +195,17 @@ class ListBacktestsRequest(message.Message):
 
 @typing.final
 class ListBacktestsResponse(message.Message):
-    """The answer of ListBacktests."""
+    """ListBacktestsResponse is the answer of ListBacktests."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     BACKTESTS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """The token of the next page. It is empty on the last page, and only there."""
+    """It is the token of the next page. It is empty on the last page, and only there."""
     @builtins.property
     def backtests(self) -> containers.RepeatedCompositeFieldContainer[backtest_pb2.Backtest]:
-        """The backtests of the page, without results."""
+        """They are the backtests of the page, without results."""
 
     def __init__(
         self,
@@ -221,17 +221,17 @@ class ListBacktestsResponse(message.Message):
 
 @typing.final
 class CancelBacktestRequest(message.Message):
-    """The request of CancelBacktest."""
+    """CancelBacktestRequest is the request of CancelBacktest."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     BACKTEST_ID_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     backtest_id: builtins.str
-    """The backtest's id."""
+    """It is the backtest's id. It has to be given."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     def __init__(
         self,
@@ -247,14 +247,14 @@ class CancelBacktestRequest(message.Message):
 
 @typing.final
 class CancelBacktestResponse(message.Message):
-    """The answer of CancelBacktest."""
+    """CancelBacktestResponse is the answer of CancelBacktest."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     BACKTEST_FIELD_NUMBER: builtins.int
     @builtins.property
     def backtest(self) -> backtest_pb2.Backtest:
-        """The backtest after the call."""
+        """It is the backtest after the call."""
 
     def __init__(
         self,
@@ -269,17 +269,17 @@ class CancelBacktestResponse(message.Message):
 
 @typing.final
 class DeleteBacktestRequest(message.Message):
-    """The request of DeleteBacktest."""
+    """DeleteBacktestRequest is the request of DeleteBacktest."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     BACKTEST_ID_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     backtest_id: builtins.str
-    """The backtest's id."""
+    """It is the backtest's id. It has to be given."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     def __init__(
         self,
@@ -295,7 +295,7 @@ class DeleteBacktestRequest(message.Message):
 
 @typing.final
 class DeleteBacktestResponse(message.Message):
-    """The answer of DeleteBacktest. There is nothing to tell."""
+    """DeleteBacktestResponse is the answer of DeleteBacktest. There is nothing to tell."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -321,15 +321,15 @@ class BacktestTradeFilter(message.Message):
     EXITS_FIELD_NUMBER: builtins.int
     @builtins.property
     def market_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of markets."""
+        """They are the ids of markets. When it is empty all pass."""
 
     @builtins.property
     def event_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of events."""
+        """They are the ids of events. When it is empty all pass."""
 
     @builtins.property
     def exits(self) -> containers.RepeatedScalarFieldContainer[backtest_pb2.PositionExit.ValueType]:
-        """The ways in which the position ended."""
+        """They are the ways in which the position ended. When it is empty all pass."""
 
     def __init__(
         self,
@@ -346,7 +346,7 @@ class BacktestTradeFilter(message.Message):
 
 @typing.final
 class ListBacktestTradesRequest(message.Message):
-    """The request of ListBacktestTrades."""
+    """ListBacktestTradesRequest is the request of ListBacktestTrades."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -355,14 +355,14 @@ class ListBacktestTradesRequest(message.Message):
     BACKTEST_ID_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
+    """It tells how many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
     page_token: builtins.str
-    """The next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
+    """It is the next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
     backtest_id: builtins.str
-    """The backtest's id."""
+    """It is the backtest's id. It has to be given."""
     @builtins.property
     def filter(self) -> BacktestTradeFilter:
-        """Which trades are asked for. When it is absent all are."""
+        """It tells which trades are asked for. When it is absent all are."""
 
     def __init__(
         self,
@@ -380,7 +380,7 @@ class ListBacktestTradesRequest(message.Message):
 
 @typing.final
 class ListBacktestTradesResponse(message.Message):
-    """The answer of ListBacktestTrades."""
+    """ListBacktestTradesResponse is the answer of ListBacktestTrades."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -388,14 +388,14 @@ class ListBacktestTradesResponse(message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     DISCLAIMER_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """The token of the next page. It is empty on the last page, and only there."""
+    """It is the token of the next page. It is empty on the last page, and only there."""
     @builtins.property
     def trades(self) -> containers.RepeatedCompositeFieldContainer[backtest_pb2.BacktestTrade]:
-        """The trades of the page."""
+        """They are the trades of the page."""
 
     @builtins.property
     def disclaimer(self) -> disclaimer_pb2.Disclaimer:
-        """The risk disclosure."""
+        """It is the risk disclosure."""
 
     def __init__(
         self,
@@ -412,16 +412,16 @@ class ListBacktestTradesResponse(message.Message):
 
 @typing.final
 class GetEquityCurveRequest(message.Message):
-    """The request of GetEquityCurve."""
+    """GetEquityCurveRequest is the request of GetEquityCurve."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     BACKTEST_ID_FIELD_NUMBER: builtins.int
     MAXIMUM_POINT_COUNT_FIELD_NUMBER: builtins.int
     backtest_id: builtins.str
-    """The backtest's id."""
+    """It is the backtest's id. It has to be given."""
     maximum_point_count: builtins.int
-    """How many points are answered at most. 0 means 1,000."""
+    """It tells how many points are answered at most. 0 means 1,000."""
     def __init__(
         self,
         *,
@@ -436,7 +436,7 @@ class GetEquityCurveRequest(message.Message):
 
 @typing.final
 class GetEquityCurveResponse(message.Message):
-    """The answer of GetEquityCurve."""
+    """GetEquityCurveResponse is the answer of GetEquityCurve."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -444,14 +444,14 @@ class GetEquityCurveResponse(message.Message):
     TOTAL_POINT_COUNT_FIELD_NUMBER: builtins.int
     DISCLAIMER_FIELD_NUMBER: builtins.int
     total_point_count: builtins.int
-    """The number of points before thinning out."""
+    """It is the number of points before thinning out."""
     @builtins.property
     def points(self) -> containers.RepeatedCompositeFieldContainer[backtest_pb2.EquityPoint]:
-        """The points by ascending time."""
+        """They are the points by ascending time."""
 
     @builtins.property
     def disclaimer(self) -> disclaimer_pb2.Disclaimer:
-        """The risk disclosure."""
+        """It is the risk disclosure."""
 
     def __init__(
         self,
@@ -468,17 +468,17 @@ class GetEquityCurveResponse(message.Message):
 
 @typing.final
 class WatchBacktestRequest(message.Message):
-    """The request of WatchBacktest."""
+    """WatchBacktestRequest is the request of WatchBacktest."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     BACKTEST_ID_FIELD_NUMBER: builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: builtins.int
     backtest_id: builtins.str
-    """The backtest's id."""
+    """It is the backtest's id. It has to be given."""
     @builtins.property
     def heartbeat_interval(self) -> duration_pb2.Duration:
-        """How often a heartbeat comes on a quiet stream, from 1 s to 60 s. When it is absent it is 10 s."""
+        """It tells how often a heartbeat comes on a quiet stream, from 1 s to 60 s. When it is absent it is 10 s."""
 
     def __init__(
         self,
@@ -494,7 +494,7 @@ class WatchBacktestRequest(message.Message):
 
 @typing.final
 class WatchBacktestResponse(message.Message):
-    """One message of WatchBacktest."""
+    """WatchBacktestResponse is one message of WatchBacktest."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -504,21 +504,21 @@ class WatchBacktestResponse(message.Message):
     CLOSING_FIELD_NUMBER: builtins.int
     @builtins.property
     def backtest(self) -> backtest_pb2.Backtest:
-        """The backtest as it stands: whole in the first and the last message, without config in between. It is absent in a
-        message that only shows life.
+        """It is the backtest as it stands: whole in the first and the last message, without config in between. It is absent
+        in a message that only shows life.
         """
 
     @builtins.property
     def send_time(self) -> timestamp_pb2.Timestamp:
-        """When the message was handed to the transport."""
+        """It tells when the message was handed to the transport."""
 
     @builtins.property
     def heartbeat(self) -> stream_pb2.StreamHeartbeat:
-        """A sign of life. It is present in a message that comes for that reason."""
+        """It is a sign of life. It is present in a message that comes for that reason."""
 
     @builtins.property
     def closing(self) -> stream_pb2.StreamClosing:
-        """Present in the last message of a stream that the server ends before the backtest has ended. Watch it again."""
+        """It is present in the last message of a stream that the server ends before the backtest has ended. Watch it again."""
 
     def __init__(
         self,
@@ -536,7 +536,7 @@ class WatchBacktestResponse(message.Message):
 
 @typing.final
 class CreateSweepRequest(message.Message):
-    """The request of CreateSweep."""
+    """CreateSweepRequest is the request of CreateSweep."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -544,14 +544,14 @@ class CreateSweepRequest(message.Message):
     DISPLAY_NAME_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     display_name: builtins.str
-    """A name for people. It may be empty."""
+    """It is a name for people. It may be empty."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     @builtins.property
     def config(self) -> sweep_pb2.SweepConfig:
-        """What to run."""
+        """It tells what to run."""
 
     def __init__(
         self,
@@ -568,14 +568,14 @@ class CreateSweepRequest(message.Message):
 
 @typing.final
 class CreateSweepResponse(message.Message):
-    """The answer of CreateSweep."""
+    """CreateSweepResponse is the answer of CreateSweep."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     SWEEP_FIELD_NUMBER: builtins.int
     @builtins.property
     def sweep(self) -> sweep_pb2.Sweep:
-        """The sweep, which is QUEUED."""
+        """It is the sweep, which is QUEUED."""
 
     def __init__(
         self,
@@ -590,13 +590,13 @@ class CreateSweepResponse(message.Message):
 
 @typing.final
 class GetSweepRequest(message.Message):
-    """The request of GetSweep."""
+    """GetSweepRequest is the request of GetSweep."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     SWEEP_ID_FIELD_NUMBER: builtins.int
     sweep_id: builtins.str
-    """The sweep's id."""
+    """It is the sweep's id. It has to be given."""
     def __init__(
         self,
         *,
@@ -610,14 +610,14 @@ class GetSweepRequest(message.Message):
 
 @typing.final
 class GetSweepResponse(message.Message):
-    """The answer of GetSweep."""
+    """GetSweepResponse is the answer of GetSweep."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     SWEEP_FIELD_NUMBER: builtins.int
     @builtins.property
     def sweep(self) -> sweep_pb2.Sweep:
-        """The sweep."""
+        """It is the sweep."""
 
     def __init__(
         self,
@@ -644,19 +644,19 @@ class SweepFilter(message.Message):
     OWNERS_FIELD_NUMBER: builtins.int
     @builtins.property
     def states(self) -> containers.RepeatedScalarFieldContainer[sweep_pb2.SweepState.ValueType]:
-        """The states."""
+        """They are the states. When it is empty all pass."""
 
     @builtins.property
     def kinds(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The kinds of strategies."""
+        """They are the kinds of strategies. When it is empty all pass."""
 
     @builtins.property
     def create_time_range(self) -> time_range_pb2.TimeRange:
-        """The range that create_time has to lie in. When it is absent all sweeps pass."""
+        """It is the range that create_time has to lie in. When it is absent all sweeps pass."""
 
     @builtins.property
     def owners(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The owners. Only an admin may name another than itself."""
+        """They are the owners. Only an admin may name another than itself."""
 
     def __init__(
         self,
@@ -674,7 +674,7 @@ class SweepFilter(message.Message):
 
 @typing.final
 class ListSweepsRequest(message.Message):
-    """The request of ListSweeps."""
+    """ListSweepsRequest is the request of ListSweeps."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -682,12 +682,12 @@ class ListSweepsRequest(message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
+    """It tells how many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
     page_token: builtins.str
-    """The next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
+    """It is the next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
     @builtins.property
     def filter(self) -> SweepFilter:
-        """Which sweeps are asked for. When it is absent all that the caller may see are."""
+        """It tells which sweeps are asked for. When it is absent all that the caller may see are."""
 
     def __init__(
         self,
@@ -704,17 +704,17 @@ class ListSweepsRequest(message.Message):
 
 @typing.final
 class ListSweepsResponse(message.Message):
-    """The answer of ListSweeps."""
+    """ListSweepsResponse is the answer of ListSweeps."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     SWEEPS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """The token of the next page. It is empty on the last page, and only there."""
+    """It is the token of the next page. It is empty on the last page, and only there."""
     @builtins.property
     def sweeps(self) -> containers.RepeatedCompositeFieldContainer[sweep_pb2.Sweep]:
-        """The sweeps of the page, without results."""
+        """They are the sweeps of the page, without results."""
 
     def __init__(
         self,
@@ -730,17 +730,17 @@ class ListSweepsResponse(message.Message):
 
 @typing.final
 class CancelSweepRequest(message.Message):
-    """The request of CancelSweep."""
+    """CancelSweepRequest is the request of CancelSweep."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     SWEEP_ID_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     sweep_id: builtins.str
-    """The sweep's id."""
+    """It is the sweep's id. It has to be given."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     def __init__(
         self,
@@ -756,14 +756,14 @@ class CancelSweepRequest(message.Message):
 
 @typing.final
 class CancelSweepResponse(message.Message):
-    """The answer of CancelSweep."""
+    """CancelSweepResponse is the answer of CancelSweep."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     SWEEP_FIELD_NUMBER: builtins.int
     @builtins.property
     def sweep(self) -> sweep_pb2.Sweep:
-        """The sweep after the call."""
+        """It is the sweep after the call."""
 
     def __init__(
         self,
@@ -778,17 +778,17 @@ class CancelSweepResponse(message.Message):
 
 @typing.final
 class WatchSweepRequest(message.Message):
-    """The request of WatchSweep."""
+    """WatchSweepRequest is the request of WatchSweep."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     SWEEP_ID_FIELD_NUMBER: builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: builtins.int
     sweep_id: builtins.str
-    """The sweep's id."""
+    """It is the sweep's id. It has to be given."""
     @builtins.property
     def heartbeat_interval(self) -> duration_pb2.Duration:
-        """How often a heartbeat comes on a quiet stream, from 1 s to 60 s. When it is absent it is 10 s."""
+        """It tells how often a heartbeat comes on a quiet stream, from 1 s to 60 s. When it is absent it is 10 s."""
 
     def __init__(
         self,
@@ -804,7 +804,7 @@ class WatchSweepRequest(message.Message):
 
 @typing.final
 class WatchSweepResponse(message.Message):
-    """One message of WatchSweep."""
+    """WatchSweepResponse is one message of WatchSweep."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -814,21 +814,21 @@ class WatchSweepResponse(message.Message):
     CLOSING_FIELD_NUMBER: builtins.int
     @builtins.property
     def sweep(self) -> sweep_pb2.Sweep:
-        """The sweep as it stands: whole in the first and the last message, without config in between. It is absent in a message
-        that only shows life.
+        """It is the sweep as it stands: whole in the first and the last message, without config in between. It is absent in a
+        message that only shows life.
         """
 
     @builtins.property
     def send_time(self) -> timestamp_pb2.Timestamp:
-        """When the message was handed to the transport."""
+        """It tells when the message was handed to the transport."""
 
     @builtins.property
     def heartbeat(self) -> stream_pb2.StreamHeartbeat:
-        """A sign of life. It is present in a message that comes for that reason."""
+        """It is a sign of life. It is present in a message that comes for that reason."""
 
     @builtins.property
     def closing(self) -> stream_pb2.StreamClosing:
-        """Present in the last message of a stream that the server ends before the sweep has ended. Watch it again."""
+        """It is present in the last message of a stream that the server ends before the sweep has ended. Watch it again."""
 
     def __init__(
         self,

@@ -27,11 +27,11 @@ class _CandleIntervalEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_CandleI
     CANDLE_INTERVAL_UNSPECIFIED: _CandleInterval.ValueType  # 0
     """The interval is not stated. A request with it is refused."""
     CANDLE_INTERVAL_MINUTE: _CandleInterval.ValueType  # 1
-    """One minute."""
+    """It is one minute."""
     CANDLE_INTERVAL_HOUR: _CandleInterval.ValueType  # 2
-    """One hour."""
+    """It is one hour."""
     CANDLE_INTERVAL_DAY: _CandleInterval.ValueType  # 3
-    """One day of UTC."""
+    """It is one day of UTC."""
 
 class CandleInterval(_CandleInterval, metaclass=_CandleIntervalEnumTypeWrapper):
     """CandleInterval is the width of a candle's bucket."""
@@ -39,11 +39,11 @@ class CandleInterval(_CandleInterval, metaclass=_CandleIntervalEnumTypeWrapper):
 CANDLE_INTERVAL_UNSPECIFIED: CandleInterval.ValueType  # 0
 """The interval is not stated. A request with it is refused."""
 CANDLE_INTERVAL_MINUTE: CandleInterval.ValueType  # 1
-"""One minute."""
+"""It is one minute."""
 CANDLE_INTERVAL_HOUR: CandleInterval.ValueType  # 2
-"""One hour."""
+"""It is one hour."""
 CANDLE_INTERVAL_DAY: CandleInterval.ValueType  # 3
-"""One day of UTC."""
+"""It is one day of UTC."""
 
 @typing.final
 class Ohlc(message.Message):
@@ -56,13 +56,13 @@ class Ohlc(message.Message):
     LOW_PRICE_MICROS_FIELD_NUMBER: builtins.int
     CLOSE_PRICE_MICROS_FIELD_NUMBER: builtins.int
     open_price_micros: builtins.int
-    """The first price in micros of USD."""
+    """It is the first price in micros of USD."""
     high_price_micros: builtins.int
-    """The highest price in micros of USD."""
+    """It is the highest price in micros of USD."""
     low_price_micros: builtins.int
-    """The lowest price in micros of USD."""
+    """It is the lowest price in micros of USD."""
     close_price_micros: builtins.int
-    """The last price in micros of USD."""
+    """It is the last price in micros of USD."""
     def __init__(
         self,
         *,
@@ -96,34 +96,34 @@ class Candle(message.Message):
     TRADE_COUNT_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
     market_id: builtins.str
-    """The market's id."""
+    """It is the market's id."""
     interval: CandleInterval.ValueType
-    """The width of the bucket."""
+    """It is the width of the bucket."""
     volume_micros: builtins.int
-    """The contracts traded, in micros of a contract."""
+    """It is the contracts traded, in micros of a contract."""
     trade_count: builtins.int
-    """The number of trades."""
+    """It is the number of trades."""
     revision: builtins.int
-    """1 at first, and one more each time that late data changed a bucket that had ended."""
+    """It is 1 at first, and one more each time that late data changed a bucket that had ended."""
     @builtins.property
     def start_time(self) -> timestamp_pb2.Timestamp:
-        """The first instant of the bucket."""
+        """It is the first instant of the bucket."""
 
     @builtins.property
     def end_time(self) -> timestamp_pb2.Timestamp:
-        """The first instant after the bucket."""
+        """It is the first instant after the bucket."""
 
     @builtins.property
     def trade(self) -> Ohlc:
-        """The prices of trades. It is absent where nothing traded."""
+        """It is the prices of trades. It is absent where nothing traded."""
 
     @builtins.property
     def bid(self) -> Ohlc:
-        """The prices of the highest bid. It is absent where no bid was seen."""
+        """It is the prices of the highest bid. It is absent where no bid was seen."""
 
     @builtins.property
     def ask(self) -> Ohlc:
-        """The prices of the lowest ask. It is absent where no ask was seen."""
+        """It is the prices of the lowest ask. It is absent where no ask was seen."""
 
     def __init__(
         self,

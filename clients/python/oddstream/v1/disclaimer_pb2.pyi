@@ -25,9 +25,9 @@ class Disclaimer(message.Message):
     CODE_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
     code: builtins.str
-    """The code of the text, for example "RISK_1". A text is never changed under the same code."""
+    """It is the code of the text, for example "RISK_1". A text is never changed under the same code."""
     text: builtins.str
-    """The text in English, to be shown beside the figures."""
+    """It is the text in English, to be shown beside the figures."""
     def __init__(
         self,
         *,

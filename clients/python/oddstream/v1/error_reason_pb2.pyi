@@ -147,7 +147,7 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_METHOD_UNIMPLEMENTED: _ErrorReason.ValueType  # 131
     """UNIMPLEMENTED: the method is part of the contract, and this version of the server doesn't serve it yet."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 132
-    """INTERNAL: a fault of this service. RequestInfo carries the reference to tell the operator."""
+    """INTERNAL: this service has a fault. RequestInfo carries the reference to tell the operator."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason names every error that this API answers with. A status carries google.rpc.ErrorInfo whose domain is
@@ -280,4 +280,4 @@ ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 130
 ERROR_REASON_METHOD_UNIMPLEMENTED: ErrorReason.ValueType  # 131
 """UNIMPLEMENTED: the method is part of the contract, and this version of the server doesn't serve it yet."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 132
-"""INTERNAL: a fault of this service. RequestInfo carries the reference to tell the operator."""
+"""INTERNAL: this service has a fault. RequestInfo carries the reference to tell the operator."""

@@ -88,9 +88,11 @@ class DeclaredProperty(message.Message):
     DECLARATION_FIELD_NUMBER: builtins.int
     SOURCE_FIELD_NUMBER: builtins.int
     declaration: Declaration.ValueType
-    """What was declared."""
+    """It tells what was declared."""
     source: builtins.str
-    """Who declared it and where, for example "venue: mutually_exclusive". It is empty while the declaration is UNKNOWN."""
+    """It tells who declared it and where, for example "venue: mutually_exclusive". It is empty while the declaration is
+    UNKNOWN.
+    """
     def __init__(
         self,
         *,
@@ -146,50 +148,50 @@ class Event(message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     UPDATE_TIME_FIELD_NUMBER: builtins.int
     event_id: builtins.str
-    """The event's id, <venue>:<the venue's own event id>, split at the first colon."""
+    """It is the event's id, <venue>:<the venue's own event id>, split at the first colon."""
     venue: venue_pb2.Venue.ValueType
-    """The venue that lists it."""
+    """It is the venue that lists it."""
     venue_event_id: builtins.str
-    """The venue's own id of the event."""
+    """It is the venue's own id of the event."""
     series_id: builtins.str
-    """The venue's id of the series that the event belongs to. It is empty where the venue has none."""
+    """It is the venue's id of the series that the event belongs to. It is empty where the venue has none."""
     title: builtins.str
-    """The venue's title. It is display text, and the rules of the markets decide."""
+    """It is the venue's title. It is display text, and the rules of the markets decide."""
     category: builtins.str
-    """The venue's category in its own words. It is empty where the venue gives none."""
+    """It is the venue's category in its own words. It is empty where the venue gives none."""
     collateral_rule: CollateralRule.ValueType
-    """How the venue margins the event's markets together."""
+    """It tells how the venue margins the event's markets together."""
     neg_risk: builtins.bool
-    """True where the event trades under Polymarket's neg-risk adapter."""
+    """It is true where the event trades under Polymarket's neg-risk adapter."""
     neg_risk_augmented: builtins.bool
-    """True where the event may gain outcomes later and has placeholders whose meaning changes."""
+    """It is true where the event may gain outcomes later and has placeholders whose meaning changes."""
     data_origin: venue_pb2.DataOrigin.ValueType
-    """Where the data came from."""
+    """It tells where the data came from."""
     @builtins.property
     def market_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of the event's markets that are known, in ascending order."""
+        """They are the ids of the event's markets that are known, in ascending order."""
 
     @builtins.property
     def exclusivity(self) -> DeclaredProperty:
-        """Whether at most one of the markets resolves to its outcome 0."""
+        """It tells whether at most one of the markets resolves to its outcome 0."""
 
     @builtins.property
     def exhaustiveness(self) -> DeclaredProperty:
-        """Whether at least one of the markets resolves to its outcome 0. It is declared by the venue or a reviewer, and never
-        read off results: mutually exclusive markets need not be exhaustive.
+        """It tells whether at least one of the markets resolves to its outcome 0. It is declared by the venue or a reviewer,
+        and never read off results: mutually exclusive markets need not be exhaustive.
         """
 
     @builtins.property
     def venue_ids(self) -> containers.ScalarMap[builtins.str, builtins.str]:
-        """The venue's other ids of the event by name, for example "slug" or "neg_risk_market_id"."""
+        """They are the venue's other ids of the event by name, for example "slug" or "neg_risk_market_id"."""
 
     @builtins.property
     def create_time(self) -> timestamp_pb2.Timestamp:
-        """When this service first stored the event."""
+        """It tells when this service first stored the event."""
 
     @builtins.property
     def update_time(self) -> timestamp_pb2.Timestamp:
-        """When this service last saw the event change."""
+        """It tells when this service last saw the event change."""
 
     def __init__(
         self,

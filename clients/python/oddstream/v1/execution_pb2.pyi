@@ -64,34 +64,36 @@ class Fill(message.Message):
     VENUE_ORDER_ID_FIELD_NUMBER: builtins.int
     CLIENT_ORDER_ID_FIELD_NUMBER: builtins.int
     venue: venue_pb2.Venue.ValueType
-    """The venue that filled."""
+    """It is the venue that filled."""
     venue_fill_id: builtins.str
-    """The venue's id of the fill. With the venue it keys the execution for ever: the same fill is stored once."""
+    """It is the venue's id of the fill. With the venue it keys the execution for ever: the same fill is stored once."""
     market_id: builtins.str
-    """The id of the market."""
+    """It is the id of the market."""
     outcome_index: builtins.int
-    """The index of the outcome that was traded."""
+    """It is the index of the outcome that was traded."""
     action: signal_pb2.LegAction.ValueType
-    """Whether it was bought or sold."""
+    """It tells whether it was bought or sold."""
     price_micros: builtins.int
-    """The price in micros of USD, in the price of the outcome named, above 0."""
+    """It is the price in micros of USD, in the price of the outcome named, above 0."""
     size_micros: builtins.int
-    """The size in micros of a contract, above 0."""
+    """It is the size in micros of a contract, above 0."""
     fee_micros: builtins.int
-    """The fee that the venue charged in micros of USD; negative for a rebate. It is absent where the bot doesn't know."""
+    """It is the fee that the venue charged in micros of USD; negative for a rebate. It is absent where the bot doesn't
+    know.
+    """
     liquidity: FillLiquidity.ValueType
-    """The role of the order."""
+    """It is the role of the order."""
     signal_id: builtins.str
-    """The signal that the order was made for. It is absent for a trade of the bot's own."""
+    """It is the signal that the order was made for. It is absent for a trade of the bot's own."""
     leg_number: builtins.int
-    """The number of the signal's leg. It is absent without a signal."""
+    """It is the number of the signal's leg. It is absent without a signal."""
     venue_order_id: builtins.str
-    """The venue's id of the order. It is empty where the bot doesn't report it."""
+    """It is the venue's id of the order. It is empty where the bot doesn't report it."""
     client_order_id: builtins.str
-    """The bot's own id of the order. It is empty where the bot doesn't report it."""
+    """It is the bot's own id of the order. It is empty where the bot doesn't report it."""
     @builtins.property
     def venue_time(self) -> timestamp_pb2.Timestamp:
-        """The venue's time of the fill."""
+        """It is the venue's time of the fill."""
 
     def __init__(
         self,
@@ -141,22 +143,24 @@ class Execution(message.Message):
     REALIZED_PROFIT_MICROS_FIELD_NUMBER: builtins.int
     SLIPPAGE_MICROS_FIELD_NUMBER: builtins.int
     execution_id: builtins.str
-    """The execution's id, ^exe_[a-z2-7]{16,40}$."""
+    """It is the execution's id, ^exe_[a-z2-7]{16,40}$."""
     owner: builtins.str
-    """The subject of the key or token that reported it. Only that subject and admins see it."""
+    """It is the subject of the key or token that reported it. Only that subject and admins see it."""
     realized_profit_micros: builtins.int
-    """What it earned after its fee in micros of USD, by the settlement known now. It is absent until the market settled."""
+    """It tells what it earned after its fee in micros of USD, by the settlement known now. It is absent until the market
+    settled.
+    """
     slippage_micros: builtins.int
-    """How much worse the price was than the limit of the signal's leg, for one contract, in micros of USD; negative where
-    it was better. It is absent without a signal.
+    """It tells how much worse the price was than the limit of the signal's leg, for one contract, in micros of USD;
+    negative where it was better. It is absent without a signal.
     """
     @builtins.property
     def fill(self) -> Fill:
-        """The fill as it was reported."""
+        """It is the fill as it was reported."""
 
     @builtins.property
     def create_time(self) -> timestamp_pb2.Timestamp:
-        """When it was stored."""
+        """It tells when it was stored."""
 
     def __init__(
         self,

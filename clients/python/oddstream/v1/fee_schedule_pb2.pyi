@@ -131,42 +131,44 @@ class FeeSchedule(message.Message):
     KNOWN_FROM_TIME_FIELD_NUMBER: builtins.int
     SOURCE_FIELD_NUMBER: builtins.int
     venue: venue_pb2.Venue.ValueType
-    """The venue that charges the fee."""
+    """It is the venue that charges the fee."""
     scope: FeeScope.ValueType
-    """How wide the row reaches."""
+    """It tells how wide the row reaches."""
     scope_id: builtins.str
-    """The venue's id or word of what the row is for, for example a series. It is empty for the scope VENUE."""
+    """It is the venue's id or word of what the row is for, for example a series. It is empty for the scope VENUE."""
     account_class: builtins.str
-    """The class of account that the row is for, in the venue's word. It is empty where every account pays the same."""
+    """It is the class of account that the row is for, in the venue's word. It is empty where every account pays the same."""
     formula: FeeFormula.ValueType
-    """The shape of the fee."""
+    """It is the shape of the fee."""
     taker_rate_ppm: builtins.int
-    """The taker's rate: parts per million, so 70,000 is 0.07; for FLAT micros of USD for a contract."""
+    """It is the taker's rate: parts per million, so 70,000 is 0.07; for FLAT micros of USD for a contract."""
     maker_rate_ppm: builtins.int
-    """The maker's rate in the same unit. It is 0 where makers pay nothing."""
+    """It is the maker's rate in the same unit. It is 0 where makers pay nothing."""
     multiplier_ppm: builtins.int
-    """The venue's multiplier of both rates in parts per million. It is 1,000,000 for a factor of 1, and 0 for a waiver."""
+    """It is the venue's multiplier of both rates in parts per million. It is 1,000,000 for a factor of 1, and 0 for a
+    waiver.
+    """
     exponent: builtins.int
-    """The power of QUADRATIC_POWER, at least 1. It is 1 for the other formulas."""
+    """It is the power of QUADRATIC_POWER, at least 1. It is 1 for the other formulas."""
     rounding_step_micros: builtins.int
-    """The step to which the fee is rounded up, in micros of USD, at least 1."""
+    """It is the step to which the fee is rounded up, in micros of USD, at least 1."""
     rounding_scope: FeeRoundingScope.ValueType
-    """What the rounding runs over."""
+    """It tells what the rounding runs over."""
     minimum_fee_micros: builtins.int
-    """The smallest fee that is charged when the fee isn't 0, in micros of USD."""
+    """It is the smallest fee that is charged when the fee isn't 0, in micros of USD."""
     source: builtins.str
-    """Where the row was read, for example the name and date of a document."""
+    """It tells where the row was read, for example the name and date of a document."""
     @builtins.property
     def valid_from_time(self) -> timestamp_pb2.Timestamp:
-        """The first instant at which the row is valid. When it is absent the row was always valid before its end."""
+        """It is the first instant at which the row is valid. When it is absent the row was always valid before its end."""
 
     @builtins.property
     def valid_to_time(self) -> timestamp_pb2.Timestamp:
-        """The first instant at which the row is no more valid. When it is absent the row is valid until further notice."""
+        """It is the first instant at which the row is no more valid. When it is absent the row is valid until further notice."""
 
     @builtins.property
     def known_from_time(self) -> timestamp_pb2.Timestamp:
-        """When the venue made the row public. A backtest doesn't know it before. When it is absent, that is unknown."""
+        """It tells when the venue made the row public. A backtest doesn't know it before. When it is absent, that is unknown."""
 
     def __init__(
         self,

@@ -68,24 +68,24 @@ class FeedStatus(message.Message):
     DETAIL_FIELD_NUMBER: builtins.int
     MARKET_IDS_FIELD_NUMBER: builtins.int
     venue: venue_pb2.Venue.ValueType
-    """The venue."""
+    """It is the venue."""
     state: FeedState.ValueType
-    """The state of its feed."""
+    """It is the state of its feed."""
     epoch: builtins.int
-    """The feed's epoch, which grows at each gap."""
+    """It is the feed's epoch, which grows at each gap."""
     detail: builtins.str
-    """What happened, in this service's words."""
+    """It tells what happened, in this service's words."""
     @builtins.property
     def last_receive_time(self) -> timestamp_pb2.Timestamp:
-        """When the last data came. It is absent where none ever came."""
+        """It tells when the last data came. It is absent where none ever came."""
 
     @builtins.property
     def change_time(self) -> timestamp_pb2.Timestamp:
-        """When the state changed."""
+        """It tells when the state changed."""
 
     @builtins.property
     def market_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The markets that a GAP concerns. When it is empty the whole venue is concerned."""
+        """They are the markets that a GAP concerns. When it is empty the whole venue is concerned."""
 
     def __init__(
         self,

@@ -43,12 +43,12 @@ class HaltScope(message.Message):
     VENUE_FIELD_NUMBER: builtins.int
     KIND_FIELD_NUMBER: builtins.int
     venue: venue_pb2.Venue.ValueType
-    """The signals with a leg on a venue."""
+    """The halt reaches the signals with a leg on a venue."""
     kind: builtins.str
-    """The signals of a kind."""
+    """The halt reaches the signals of a kind."""
     @builtins.property
     def everything(self) -> HaltEverything:
-        """All signals."""
+        """The halt reaches all signals."""
 
     def __init__(
         self,
@@ -78,22 +78,22 @@ class Halt(message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     LIFT_TIME_FIELD_NUMBER: builtins.int
     halt_id: builtins.str
-    """The halt's id, ^hlt_[a-z2-7]{16,40}$."""
+    """It is the halt's id, ^hlt_[a-z2-7]{16,40}$."""
     note: builtins.str
     """Why, in the words of who ordered it."""
     ordered_by: builtins.str
-    """Who ordered it, as the subject of a key or token."""
+    """It tells who ordered it, as the subject of a key or token."""
     @builtins.property
     def scope(self) -> HaltScope:
-        """What it reaches."""
+        """It tells what it reaches."""
 
     @builtins.property
     def create_time(self) -> timestamp_pb2.Timestamp:
-        """Since when it holds."""
+        """It tells since when it holds."""
 
     @builtins.property
     def lift_time(self) -> timestamp_pb2.Timestamp:
-        """When it was lifted. It is absent while it holds."""
+        """It tells when it was lifted. It is absent while it holds."""
 
     def __init__(
         self,

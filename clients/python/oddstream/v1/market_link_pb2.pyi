@@ -87,9 +87,9 @@ class OutcomePair(message.Message):
     OUTCOME_INDEX_FIELD_NUMBER: builtins.int
     OTHER_OUTCOME_INDEX_FIELD_NUMBER: builtins.int
     outcome_index: builtins.int
-    """The index of an outcome of the market."""
+    """It is the index of an outcome of the market."""
     other_outcome_index: builtins.int
-    """The index of the outcome of the other market that it corresponds to."""
+    """It is the index of the outcome of the other market that it corresponds to."""
     def __init__(
         self,
         *,
@@ -111,9 +111,9 @@ class LinkEvidence(message.Message):
     NAME_FIELD_NUMBER: builtins.int
     DETAIL_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """What was compared, for example "title" or "close_time"."""
+    """It tells what was compared, for example "title" or "close_time"."""
     detail: builtins.str
-    """What the comparison gave, in words."""
+    """It tells what the comparison gave, in words."""
     def __init__(
         self,
         *,
@@ -147,40 +147,40 @@ class MarketLink(message.Message):
     REVIEW_TIME_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
     market_link_id: builtins.str
-    """The link's id, ^lnk_[a-z2-7]{16,40}$."""
+    """It is the link's id, ^lnk_[a-z2-7]{16,40}$."""
     market_id: builtins.str
-    """The id of the first market."""
+    """It is the id of the first market."""
     other_market_id: builtins.str
-    """The id of the second market."""
+    """It is the id of the second market."""
     relation: LinkRelation.ValueType
-    """How the first market's outcome 0 relates to the second one's."""
+    """It tells how the first market's outcome 0 relates to the second one's."""
     rules_digest: builtins.str
-    """SHA-256 of the first market's rules text as it was reviewed, in lower-case hex."""
+    """It is the SHA-256 of the first market's rules text as it was reviewed, in lower-case hex."""
     other_rules_digest: builtins.str
-    """SHA-256 of the second market's rules text as it was reviewed, in lower-case hex."""
+    """It is the SHA-256 of the second market's rules text as it was reviewed, in lower-case hex."""
     state: LinkState.ValueType
-    """Where the link stands. A changed rules text sends it back to PROPOSED."""
+    """It tells where the link stands. A changed rules text sends it back to PROPOSED."""
     reviewer: builtins.str
-    """Who decided, as the subject of an API key or a token. It is empty while the link is PROPOSED."""
+    """It tells who decided, as the subject of an API key or a token. It is empty while the link is PROPOSED."""
     note: builtins.str
-    """What the reviewer wrote, for example how the rules differ on a void."""
+    """It tells what the reviewer wrote, for example how the rules differ on a void."""
     etag: builtins.str
-    """The version of the link, for the etag of ReviewMarketLink."""
+    """It is the version of the link, for the etag of ReviewMarketLink."""
     @builtins.property
     def outcome_map(self) -> containers.RepeatedCompositeFieldContainer[OutcomePair]:
-        """Which outcomes correspond. Outcomes without a partner are left out."""
+        """They tell which outcomes correspond. Outcomes without a partner are left out."""
 
     @builtins.property
     def evidence(self) -> containers.RepeatedCompositeFieldContainer[LinkEvidence]:
-        """What the proposal rests on."""
+        """They tell what the proposal rests on."""
 
     @builtins.property
     def create_time(self) -> timestamp_pb2.Timestamp:
-        """When the link was proposed."""
+        """It tells when the link was proposed."""
 
     @builtins.property
     def review_time(self) -> timestamp_pb2.Timestamp:
-        """When it was last decided on. It is absent while the link is PROPOSED."""
+        """It tells when it was last decided on. It is absent while the link is PROPOSED."""
 
     def __init__(
         self,

@@ -76,9 +76,9 @@ class _MarketViewEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_MarketView.
     MARKET_VIEW_UNSPECIFIED: _MarketView.ValueType  # 0
     """The view is not stated, which means BASIC in a list and FULL for a single market."""
     MARKET_VIEW_BASIC: _MarketView.ValueType  # 1
-    """Everything but the rules text and the dated rows of the fee table."""
+    """The answer carries everything but the rules text and the dated rows of the fee table."""
     MARKET_VIEW_FULL: _MarketView.ValueType  # 2
-    """Everything."""
+    """The answer carries everything."""
 
 class MarketView(_MarketView, metaclass=_MarketViewEnumTypeWrapper):
     """MarketView is how much of a market an answer carries."""
@@ -86,9 +86,9 @@ class MarketView(_MarketView, metaclass=_MarketViewEnumTypeWrapper):
 MARKET_VIEW_UNSPECIFIED: MarketView.ValueType  # 0
 """The view is not stated, which means BASIC in a list and FULL for a single market."""
 MARKET_VIEW_BASIC: MarketView.ValueType  # 1
-"""Everything but the rules text and the dated rows of the fee table."""
+"""The answer carries everything but the rules text and the dated rows of the fee table."""
 MARKET_VIEW_FULL: MarketView.ValueType  # 2
-"""Everything."""
+"""The answer carries everything."""
 
 class _StrikeRelation:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -135,11 +135,11 @@ class Outcome(message.Message):
     LABEL_FIELD_NUMBER: builtins.int
     VENUE_INSTRUMENT_ID_FIELD_NUMBER: builtins.int
     index: builtins.int
-    """The outcome's index, from 0. It never changes."""
+    """It is the outcome's index, from 0. It never changes."""
     label: builtins.str
-    """The venue's label, for example "Yes", "Up" or the name of a team."""
+    """It is the venue's label, for example "Yes", "Up" or the name of a team."""
     venue_instrument_id: builtins.str
-    """The venue's id of what is traded: the ticker on Kalshi, the token id as a decimal string on Polymarket."""
+    """It is the venue's id of what is traded: the ticker on Kalshi, the token id as a decimal string on Polymarket."""
     def __init__(
         self,
         *,
@@ -163,11 +163,11 @@ class PriceRange(message.Message):
     END_PRICE_MICROS_FIELD_NUMBER: builtins.int
     TICK_SIZE_MICROS_FIELD_NUMBER: builtins.int
     start_price_micros: builtins.int
-    """The lowest price of the range in micros of USD, included."""
+    """It is the lowest price of the range in micros of USD, included."""
     end_price_micros: builtins.int
-    """The highest price of the range in micros of USD, included."""
+    """It is the highest price of the range in micros of USD, included."""
     tick_size_micros: builtins.int
-    """The step between valid prices in micros of USD, at least 1."""
+    """It is the step between valid prices in micros of USD, at least 1."""
     def __init__(
         self,
         *,
@@ -191,11 +191,11 @@ class Strike(message.Message):
     FLOOR_VALUE_MICROS_FIELD_NUMBER: builtins.int
     CAP_VALUE_MICROS_FIELD_NUMBER: builtins.int
     relation: StrikeRelation.ValueType
-    """How the value has to stand to the bounds."""
+    """It tells how the value has to stand to the bounds."""
     floor_value_micros: builtins.int
-    """The lower bound in micros of the underlying's unit. It is absent where there is none."""
+    """It is the lower bound in micros of the underlying's unit. It is absent where there is none."""
     cap_value_micros: builtins.int
-    """The upper bound in micros of the underlying's unit. It is absent where there is none."""
+    """It is the upper bound in micros of the underlying's unit. It is absent where there is none."""
     def __init__(
         self,
         *,
@@ -274,92 +274,100 @@ class Market(message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     UPDATE_TIME_FIELD_NUMBER: builtins.int
     market_id: builtins.str
-    """The market's id, <venue>:<the venue's own market id>, split at the first colon."""
+    """It is the market's id, <venue>:<the venue's own market id>, split at the first colon."""
     venue: venue_pb2.Venue.ValueType
-    """The venue that lists it."""
+    """It is the venue that lists it."""
     venue_market_id: builtins.str
-    """The venue's own id: the ticker on Kalshi, the condition id on Polymarket, the slug on Polymarket US."""
+    """It is the venue's own id: the ticker on Kalshi, the condition id on Polymarket, the slug on Polymarket US."""
     event_id: builtins.str
-    """The id of the event that it belongs to. It is absent where the venue names none."""
+    """It is the id of the event that it belongs to. It is absent where the venue names none."""
     series_id: builtins.str
-    """The venue's id of the series. It is empty where the venue has none."""
+    """It is the venue's id of the series. It is empty where the venue has none."""
     title: builtins.str
-    """The venue's title. It is display text, and the rules decide."""
+    """It is the venue's title. It is display text, and the rules decide."""
     category: builtins.str
-    """The venue's category in its own words. It is empty where the venue gives none."""
+    """It is the venue's category in its own words. It is empty where the venue gives none."""
     state: MarketState.ValueType
-    """Where the market stands in its life."""
+    """It tells where the market stands in its life."""
     minimum_size_micros: builtins.int
-    """The smallest size of an order, in micros of a contract."""
+    """It is the smallest size of an order, in micros of a contract."""
     size_step_micros: builtins.int
-    """The step between valid sizes, in micros of a contract."""
+    """It is the step between valid sizes, in micros of a contract."""
     payout_micros: builtins.int
-    """What one winning contract pays, in micros of USD. It is 1,000,000 on most markets."""
+    """It tells what one winning contract pays, in micros of USD. It is 1,000,000 on most markets."""
     neg_risk: builtins.bool
-    """True where the order has to be signed for Polymarket's neg-risk exchange."""
+    """It is true where the order has to be signed for Polymarket's neg-risk exchange."""
     placeholder: builtins.bool
-    """True for an outcome whose meaning may change later, such as "Other". No signal speaks of it."""
+    """It is true for an outcome whose meaning may change later, such as "Other". No signal speaks of it."""
     rules_text: builtins.str
-    """The rules as the venue publishes them. They come in the FULL view alone."""
+    """It is the rules as the venue publishes them. They come in the FULL view alone."""
     rules_digest: builtins.str
-    """SHA-256 of the rules text in lower-case hex. A change of it sends market links back to review."""
+    """It is the SHA-256 of the rules text in lower-case hex. A change of it sends market links back to review."""
     volume_micros: builtins.int
-    """The contracts traded so far as the venue reports them, in micros of a contract. It is absent where it is unknown."""
+    """It is the contracts traded so far as the venue reports them, in micros of a contract. It is absent where it is
+    unknown.
+    """
     open_interest_micros: builtins.int
-    """The contracts open as the venue reports them, in micros of a contract. It is absent where it is unknown."""
+    """It is the contracts open as the venue reports them, in micros of a contract. It is absent where it is unknown."""
     data_origin: venue_pb2.DataOrigin.ValueType
-    """Where the data came from."""
+    """It tells where the data came from."""
     @builtins.property
     def outcomes(self) -> containers.RepeatedCompositeFieldContainer[Outcome]:
-        """The outcomes in the order of their index. Prices speak of outcome 0."""
+        """They are the outcomes in the order of their index. Prices speak of outcome 0."""
 
     @builtins.property
     def venue_ids(self) -> containers.ScalarMap[builtins.str, builtins.str]:
-        """The venue's other ids by name: condition_id, gamma_id, question_id, slug, ticker."""
+        """They are the venue's other ids by name: condition_id, gamma_id, question_id, slug, ticker."""
 
     @builtins.property
     def price_ranges(self) -> containers.RepeatedCompositeFieldContainer[PriceRange]:
-        """The valid prices as ranges with their tick sizes, in ascending order."""
+        """They are the valid prices as ranges with their tick sizes, in ascending order."""
 
     @builtins.property
     def taker_delay(self) -> duration_pb2.Duration:
-        """How long the venue delays an order that takes. It is zero where the venue doesn't."""
+        """It tells how long the venue delays an order that takes. It is zero where the venue doesn't."""
 
     @builtins.property
     def strike(self) -> Strike:
-        """The numeric condition of a ladder's market. It is absent on other markets."""
+        """It is the numeric condition of a ladder's market. It is absent on other markets."""
 
     @builtins.property
     def fee_schedule(self) -> fee_schedule_pb2.FeeSchedule:
-        """The fee rule in force when the answer was made. It is absent where none is known, and then no signal is published."""
+        """It is the fee rule in force when the answer was made. It is absent where none is known, and then no signal is
+        published.
+        """
 
     @builtins.property
     def fee_schedules(self) -> containers.RepeatedCompositeFieldContainer[fee_schedule_pb2.FeeSchedule]:
-        """The dated rows of the fee table that concern the market, by valid_from_time. They come in the FULL view alone."""
+        """They are the dated rows of the fee table that concern the market, by valid_from_time. They come in the FULL view
+        alone.
+        """
 
     @builtins.property
     def open_time(self) -> timestamp_pb2.Timestamp:
-        """When trading began or is to begin. It is absent where the venue doesn't say."""
+        """It tells when trading began or is to begin. It is absent where the venue doesn't say."""
 
     @builtins.property
     def close_time(self) -> timestamp_pb2.Timestamp:
-        """When trading ended or is to end. The venue may move it in both directions. It is absent where the venue doesn't say."""
+        """It tells when trading ended or is to end. The venue may move it in both directions. It is absent where the venue
+        doesn't say.
+        """
 
     @builtins.property
     def expected_settlement_time(self) -> timestamp_pb2.Timestamp:
-        """When the payout is expected. It is absent where the venue gives no ground for it."""
+        """It tells when the payout is expected. It is absent where the venue gives no ground for it."""
 
     @builtins.property
     def settlement(self) -> settlement_pb2.Settlement:
-        """The latest revision of the settlement. It is absent until the result is determined."""
+        """It is the latest revision of the settlement. It is absent until the result is determined."""
 
     @builtins.property
     def create_time(self) -> timestamp_pb2.Timestamp:
-        """When this service first stored the market."""
+        """It tells when this service first stored the market."""
 
     @builtins.property
     def update_time(self) -> timestamp_pb2.Timestamp:
-        """When this service last saw the market change."""
+        """It tells when this service last saw the market change."""
 
     def __init__(
         self,

@@ -47,18 +47,18 @@ class EventFilter(message.Message):
     SERIES_IDS_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
     text: builtins.str
-    """A text that the title has to contain, whatever the case of its letters."""
+    """It is a text that the title has to contain, whatever the case of its letters."""
     @builtins.property
     def venues(self) -> containers.RepeatedScalarFieldContainer[venue_pb2.Venue.ValueType]:
-        """The venues."""
+        """They are the venues. When it is empty all pass."""
 
     @builtins.property
     def categories(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The categories in the venues' own words."""
+        """They are the categories in the venues' own words. When it is empty all pass."""
 
     @builtins.property
     def series_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The venues' ids of series."""
+        """They are the venues' ids of series. When it is empty all pass."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class EventFilter(message.Message):
 
 @typing.final
 class ListEventsRequest(message.Message):
-    """The request of ListEvents."""
+    """ListEventsRequest is the request of ListEvents."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -84,12 +84,12 @@ class ListEventsRequest(message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
+    """It tells how many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
     page_token: builtins.str
-    """The next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
+    """It is the next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
     @builtins.property
     def filter(self) -> EventFilter:
-        """Which events are asked for. When it is absent all are."""
+        """It tells which events are asked for. When it is absent all are."""
 
     def __init__(
         self,
@@ -106,17 +106,17 @@ class ListEventsRequest(message.Message):
 
 @typing.final
 class ListEventsResponse(message.Message):
-    """The answer of ListEvents."""
+    """ListEventsResponse is the answer of ListEvents."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """The token of the next page. It is empty on the last page, and only there."""
+    """It is the token of the next page. It is empty on the last page, and only there."""
     @builtins.property
     def events(self) -> containers.RepeatedCompositeFieldContainer[event_pb2.Event]:
-        """The events of the page."""
+        """They are the events of the page."""
 
     def __init__(
         self,
@@ -132,13 +132,13 @@ class ListEventsResponse(message.Message):
 
 @typing.final
 class GetEventRequest(message.Message):
-    """The request of GetEvent."""
+    """GetEventRequest is the request of GetEvent."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     EVENT_ID_FIELD_NUMBER: builtins.int
     event_id: builtins.str
-    """The event's id."""
+    """It is the event's id. It has to be given."""
     def __init__(
         self,
         *,
@@ -152,14 +152,14 @@ class GetEventRequest(message.Message):
 
 @typing.final
 class GetEventResponse(message.Message):
-    """The answer of GetEvent."""
+    """GetEventResponse is the answer of GetEvent."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: builtins.int
     @builtins.property
     def event(self) -> event_pb2.Event:
-        """The event."""
+        """It is the event."""
 
     def __init__(
         self,
@@ -188,30 +188,30 @@ class MarketFilter(message.Message):
     CLOSE_TIME_RANGE_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
     text: builtins.str
-    """A text that the title has to contain, whatever the case of its letters."""
+    """It is a text that the title has to contain, whatever the case of its letters."""
     @builtins.property
     def venues(self) -> containers.RepeatedScalarFieldContainer[venue_pb2.Venue.ValueType]:
-        """The venues."""
+        """They are the venues. When it is empty all pass."""
 
     @builtins.property
     def event_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of events."""
+        """They are the ids of events. When it is empty all pass."""
 
     @builtins.property
     def states(self) -> containers.RepeatedScalarFieldContainer[market_pb2.MarketState.ValueType]:
-        """The states."""
+        """They are the states. When it is empty all pass."""
 
     @builtins.property
     def categories(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The categories in the venues' own words."""
+        """They are the categories in the venues' own words. When it is empty all pass."""
 
     @builtins.property
     def series_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The venues' ids of series."""
+        """They are the venues' ids of series. When it is empty all pass."""
 
     @builtins.property
     def close_time_range(self) -> time_range_pb2.TimeRange:
-        """The range that close_time has to lie in. Markets without a close_time don't pass it."""
+        """It is the range that close_time has to lie in. Markets without a close_time don't pass it."""
 
     def __init__(
         self,
@@ -232,7 +232,7 @@ class MarketFilter(message.Message):
 
 @typing.final
 class ListMarketsRequest(message.Message):
-    """The request of ListMarkets."""
+    """ListMarketsRequest is the request of ListMarkets."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -241,14 +241,14 @@ class ListMarketsRequest(message.Message):
     FILTER_FIELD_NUMBER: builtins.int
     VIEW_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
+    """It tells how many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
     page_token: builtins.str
-    """The next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
+    """It is the next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
     view: market_pb2.MarketView.ValueType
-    """How much of each market is answered. UNSPECIFIED means BASIC."""
+    """It tells how much of each market is answered. UNSPECIFIED means BASIC."""
     @builtins.property
     def filter(self) -> MarketFilter:
-        """Which markets are asked for. When it is absent all are."""
+        """It tells which markets are asked for. When it is absent all are."""
 
     def __init__(
         self,
@@ -266,17 +266,17 @@ class ListMarketsRequest(message.Message):
 
 @typing.final
 class ListMarketsResponse(message.Message):
-    """The answer of ListMarkets."""
+    """ListMarketsResponse is the answer of ListMarkets."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     MARKETS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """The token of the next page. It is empty on the last page, and only there."""
+    """It is the token of the next page. It is empty on the last page, and only there."""
     @builtins.property
     def markets(self) -> containers.RepeatedCompositeFieldContainer[market_pb2.Market]:
-        """The markets of the page."""
+        """They are the markets of the page."""
 
     def __init__(
         self,
@@ -292,16 +292,16 @@ class ListMarketsResponse(message.Message):
 
 @typing.final
 class GetMarketRequest(message.Message):
-    """The request of GetMarket."""
+    """GetMarketRequest is the request of GetMarket."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     MARKET_ID_FIELD_NUMBER: builtins.int
     VIEW_FIELD_NUMBER: builtins.int
     market_id: builtins.str
-    """The market's id."""
+    """It is the market's id. It has to be given."""
     view: market_pb2.MarketView.ValueType
-    """How much of the market is answered. UNSPECIFIED means FULL."""
+    """It tells how much of the market is answered. UNSPECIFIED means FULL."""
     def __init__(
         self,
         *,
@@ -316,14 +316,14 @@ class GetMarketRequest(message.Message):
 
 @typing.final
 class GetMarketResponse(message.Message):
-    """The answer of GetMarket."""
+    """GetMarketResponse is the answer of GetMarket."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     MARKET_FIELD_NUMBER: builtins.int
     @builtins.property
     def market(self) -> market_pb2.Market:
-        """The market."""
+        """It is the market."""
 
     def __init__(
         self,
@@ -338,17 +338,17 @@ class GetMarketResponse(message.Message):
 
 @typing.final
 class BatchGetMarketsRequest(message.Message):
-    """The request of BatchGetMarkets."""
+    """BatchGetMarketsRequest is the request of BatchGetMarkets."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     MARKET_IDS_FIELD_NUMBER: builtins.int
     VIEW_FIELD_NUMBER: builtins.int
     view: market_pb2.MarketView.ValueType
-    """How much of each market is answered. UNSPECIFIED means BASIC."""
+    """It tells how much of each market is answered. UNSPECIFIED means BASIC."""
     @builtins.property
     def market_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of the markets, from 1 to 1,000, each once."""
+        """They are the ids of the markets, from 1 to 1,000, each once."""
 
     def __init__(
         self,
@@ -364,14 +364,14 @@ class BatchGetMarketsRequest(message.Message):
 
 @typing.final
 class BatchGetMarketsResponse(message.Message):
-    """The answer of BatchGetMarkets."""
+    """BatchGetMarketsResponse is the answer of BatchGetMarkets."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     MARKETS_FIELD_NUMBER: builtins.int
     @builtins.property
     def markets(self) -> containers.RepeatedCompositeFieldContainer[market_pb2.Market]:
-        """The markets in the order of the request."""
+        """They are the markets in the order of the request."""
 
     def __init__(
         self,
@@ -386,16 +386,16 @@ class BatchGetMarketsResponse(message.Message):
 
 @typing.final
 class GetOrderBookRequest(message.Message):
-    """The request of GetOrderBook."""
+    """GetOrderBookRequest is the request of GetOrderBook."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     MARKET_ID_FIELD_NUMBER: builtins.int
     DEPTH_FIELD_NUMBER: builtins.int
     market_id: builtins.str
-    """The market's id."""
+    """It is the market's id. It has to be given."""
     depth: builtins.int
-    """How many levels of each side are answered, the best ones. 0 means all."""
+    """It tells how many levels of each side are answered, the best ones. 0 means all."""
     def __init__(
         self,
         *,
@@ -410,7 +410,7 @@ class GetOrderBookRequest(message.Message):
 
 @typing.final
 class GetOrderBookResponse(message.Message):
-    """The answer of GetOrderBook."""
+    """GetOrderBookResponse is the answer of GetOrderBook."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -419,18 +419,20 @@ class GetOrderBookResponse(message.Message):
     FEED_STATUS_FIELD_NUMBER: builtins.int
     TOP_ONLY_FIELD_NUMBER: builtins.int
     top_only: builtins.bool
-    """True where no order book is held and the best level of each side was read from the latest stored quote instead."""
+    """It is true where no order book is held and the best level of each side was read from the latest stored quote
+    instead.
+    """
     @builtins.property
     def order_book(self) -> order_book_pb2.OrderBook:
-        """The order book."""
+        """It is the order book."""
 
     @builtins.property
     def age(self) -> duration_pb2.Duration:
-        """How long ago this service received the last change of the book, by the server's clock."""
+        """It tells how long ago this service received the last change of the book, by the server's clock."""
 
     @builtins.property
     def feed_status(self) -> feed_status_pb2.FeedStatus:
-        """The state of the venue's feed. A book of a feed that isn't LIVE may be old."""
+        """It is the state of the venue's feed. A book of a feed that isn't LIVE may be old."""
 
     def __init__(
         self,
@@ -455,10 +457,10 @@ class QuoteFilter(message.Message):
     MARKET_ID_FIELD_NUMBER: builtins.int
     RECEIVE_TIME_RANGE_FIELD_NUMBER: builtins.int
     market_id: builtins.str
-    """The market's id. It has to be given."""
+    """It is the market's id. It has to be given."""
     @builtins.property
     def receive_time_range(self) -> time_range_pb2.TimeRange:
-        """The range that receive_time has to lie in. When it is absent all quotes pass."""
+        """It is the range that receive_time has to lie in. When it is absent all quotes pass."""
 
     def __init__(
         self,
@@ -474,7 +476,7 @@ class QuoteFilter(message.Message):
 
 @typing.final
 class ListQuotesRequest(message.Message):
-    """The request of ListQuotes."""
+    """ListQuotesRequest is the request of ListQuotes."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -482,12 +484,12 @@ class ListQuotesRequest(message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
+    """It tells how many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
     page_token: builtins.str
-    """The next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
+    """It is the next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
     @builtins.property
     def filter(self) -> QuoteFilter:
-        """Which quotes are asked for."""
+        """It tells which quotes are asked for."""
 
     def __init__(
         self,
@@ -504,17 +506,17 @@ class ListQuotesRequest(message.Message):
 
 @typing.final
 class ListQuotesResponse(message.Message):
-    """The answer of ListQuotes."""
+    """ListQuotesResponse is the answer of ListQuotes."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     QUOTES_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """The token of the next page. It is empty on the last page, and only there."""
+    """It is the token of the next page. It is empty on the last page, and only there."""
     @builtins.property
     def quotes(self) -> containers.RepeatedCompositeFieldContainer[quote_pb2.Quote]:
-        """The quotes of the page."""
+        """They are the quotes of the page."""
 
     def __init__(
         self,
@@ -538,12 +540,12 @@ class CandleFilter(message.Message):
     INTERVAL_FIELD_NUMBER: builtins.int
     START_TIME_RANGE_FIELD_NUMBER: builtins.int
     market_id: builtins.str
-    """The market's id. It has to be given."""
+    """It is the market's id. It has to be given."""
     interval: candle_pb2.CandleInterval.ValueType
-    """The width of the candles. It has to be given."""
+    """It is the width of the candles. It has to be given."""
     @builtins.property
     def start_time_range(self) -> time_range_pb2.TimeRange:
-        """The range that the candles' start_time has to lie in. When it is absent all candles pass."""
+        """It is the range that the candles' start_time has to lie in. When it is absent all candles pass."""
 
     def __init__(
         self,
@@ -560,7 +562,7 @@ class CandleFilter(message.Message):
 
 @typing.final
 class ListCandlesRequest(message.Message):
-    """The request of ListCandles."""
+    """ListCandlesRequest is the request of ListCandles."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -568,12 +570,12 @@ class ListCandlesRequest(message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
+    """It tells how many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
     page_token: builtins.str
-    """The next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
+    """It is the next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
     @builtins.property
     def filter(self) -> CandleFilter:
-        """Which candles are asked for."""
+        """It tells which candles are asked for."""
 
     def __init__(
         self,
@@ -590,17 +592,17 @@ class ListCandlesRequest(message.Message):
 
 @typing.final
 class ListCandlesResponse(message.Message):
-    """The answer of ListCandles."""
+    """ListCandlesResponse is the answer of ListCandles."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     CANDLES_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """The token of the next page. It is empty on the last page, and only there."""
+    """It is the token of the next page. It is empty on the last page, and only there."""
     @builtins.property
     def candles(self) -> containers.RepeatedCompositeFieldContainer[candle_pb2.Candle]:
-        """The candles of the page."""
+        """They are the candles of the page."""
 
     def __init__(
         self,
@@ -624,12 +626,12 @@ class TradeFilter(message.Message):
     RECEIVE_TIME_RANGE_FIELD_NUMBER: builtins.int
     EXCLUDE_BLOCK_FIELD_NUMBER: builtins.int
     market_id: builtins.str
-    """The market's id. It has to be given."""
+    """It is the market's id. It has to be given."""
     exclude_block: builtins.bool
-    """True to leave block trades out."""
+    """It is true to leave block trades out."""
     @builtins.property
     def receive_time_range(self) -> time_range_pb2.TimeRange:
-        """The range that receive_time has to lie in. When it is absent all trades pass."""
+        """It is the range that receive_time has to lie in. When it is absent all trades pass."""
 
     def __init__(
         self,
@@ -646,7 +648,7 @@ class TradeFilter(message.Message):
 
 @typing.final
 class ListTradesRequest(message.Message):
-    """The request of ListTrades."""
+    """ListTradesRequest is the request of ListTrades."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -654,12 +656,12 @@ class ListTradesRequest(message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
+    """It tells how many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
     page_token: builtins.str
-    """The next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
+    """It is the next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
     @builtins.property
     def filter(self) -> TradeFilter:
-        """Which trades are asked for."""
+        """It tells which trades are asked for."""
 
     def __init__(
         self,
@@ -676,17 +678,17 @@ class ListTradesRequest(message.Message):
 
 @typing.final
 class ListTradesResponse(message.Message):
-    """The answer of ListTrades."""
+    """ListTradesResponse is the answer of ListTrades."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     TRADES_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """The token of the next page. It is empty on the last page, and only there."""
+    """It is the token of the next page. It is empty on the last page, and only there."""
     @builtins.property
     def trades(self) -> containers.RepeatedCompositeFieldContainer[trade_pb2.Trade]:
-        """The trades of the page."""
+        """They are the trades of the page."""
 
     def __init__(
         self,
@@ -713,15 +715,15 @@ class MarketLinkFilter(message.Message):
     RELATIONS_FIELD_NUMBER: builtins.int
     @builtins.property
     def market_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The markets of which the link has to concern one, on either side."""
+        """They are the markets of which the link has to concern one, on either side. When it is empty all pass."""
 
     @builtins.property
     def states(self) -> containers.RepeatedScalarFieldContainer[market_link_pb2.LinkState.ValueType]:
-        """The states."""
+        """They are the states. When it is empty all pass."""
 
     @builtins.property
     def relations(self) -> containers.RepeatedScalarFieldContainer[market_link_pb2.LinkRelation.ValueType]:
-        """The relations."""
+        """They are the relations. When it is empty all pass."""
 
     def __init__(
         self,
@@ -738,7 +740,7 @@ class MarketLinkFilter(message.Message):
 
 @typing.final
 class ListMarketLinksRequest(message.Message):
-    """The request of ListMarketLinks."""
+    """ListMarketLinksRequest is the request of ListMarketLinks."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -746,12 +748,12 @@ class ListMarketLinksRequest(message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
+    """It tells how many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
     page_token: builtins.str
-    """The next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
+    """It is the next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
     @builtins.property
     def filter(self) -> MarketLinkFilter:
-        """Which links are asked for. When it is absent all are."""
+        """It tells which links are asked for. When it is absent all are."""
 
     def __init__(
         self,
@@ -768,17 +770,17 @@ class ListMarketLinksRequest(message.Message):
 
 @typing.final
 class ListMarketLinksResponse(message.Message):
-    """The answer of ListMarketLinks."""
+    """ListMarketLinksResponse is the answer of ListMarketLinks."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     MARKET_LINKS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """The token of the next page. It is empty on the last page, and only there."""
+    """It is the token of the next page. It is empty on the last page, and only there."""
     @builtins.property
     def market_links(self) -> containers.RepeatedCompositeFieldContainer[market_link_pb2.MarketLink]:
-        """The links of the page."""
+        """They are the links of the page."""
 
     def __init__(
         self,
@@ -794,7 +796,7 @@ class ListMarketLinksResponse(message.Message):
 
 @typing.final
 class ReviewMarketLinkRequest(message.Message):
-    """The request of ReviewMarketLink."""
+    """ReviewMarketLinkRequest is the request of ReviewMarketLink."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -806,20 +808,20 @@ class ReviewMarketLinkRequest(message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     market_link_id: builtins.str
-    """The link's id."""
+    """It is the link's id. It has to be given."""
     decision: market_link_pb2.LinkState.ValueType
-    """What was decided: CONFIRMED or REJECTED."""
+    """It tells what was decided: CONFIRMED or REJECTED."""
     rules_digest: builtins.str
-    """The digest of the first market's rules text as the reviewer read it."""
+    """It is the digest of the first market's rules text as the reviewer read it."""
     other_rules_digest: builtins.str
-    """The digest of the second market's rules text as the reviewer read it."""
+    """It is the digest of the second market's rules text as the reviewer read it."""
     note: builtins.str
-    """What the reviewer has to say, for example how the rules differ on a void."""
+    """It tells what the reviewer has to say, for example how the rules differ on a void."""
     etag: builtins.str
-    """The etag of the resource as the caller read it. When it is empty the change is made whatever happened since."""
+    """It is the etag of the resource as the caller read it. When it is empty the change is made whatever happened since."""
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     def __init__(
         self,
@@ -840,14 +842,14 @@ class ReviewMarketLinkRequest(message.Message):
 
 @typing.final
 class ReviewMarketLinkResponse(message.Message):
-    """The answer of ReviewMarketLink."""
+    """ReviewMarketLinkResponse is the answer of ReviewMarketLink."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     MARKET_LINK_FIELD_NUMBER: builtins.int
     @builtins.property
     def market_link(self) -> market_link_pb2.MarketLink:
-        """The link after the review."""
+        """It is the link after the review."""
 
     def __init__(
         self,
@@ -870,11 +872,11 @@ class FeeFill(message.Message):
     SIZE_MICROS_FIELD_NUMBER: builtins.int
     LIQUIDITY_FIELD_NUMBER: builtins.int
     price_micros: builtins.int
-    """The price in micros of USD, in the price of the outcome named by the request."""
+    """It is the price in micros of USD, in the price of the outcome named by the request."""
     size_micros: builtins.int
-    """The size in micros of a contract, up to ten million contracts."""
+    """It is the size in micros of a contract, up to ten million contracts."""
     liquidity: execution_pb2.FillLiquidity.ValueType
-    """The role of the order. UNSPECIFIED means TAKER."""
+    """It is the role of the order. UNSPECIFIED means TAKER."""
     def __init__(
         self,
         *,
@@ -890,7 +892,7 @@ class FeeFill(message.Message):
 
 @typing.final
 class EstimateFeesRequest(message.Message):
-    """The request of EstimateFees."""
+    """EstimateFeesRequest is the request of EstimateFees."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -901,20 +903,22 @@ class EstimateFeesRequest(message.Message):
     ACCOUNT_CLASS_FIELD_NUMBER: builtins.int
     AS_OF_TIME_FIELD_NUMBER: builtins.int
     market_id: builtins.str
-    """The market's id."""
+    """It is the market's id. It has to be given."""
     outcome_index: builtins.int
-    """The index of the outcome to trade."""
+    """It is the index of the outcome to trade."""
     action: signal_pb2.LegAction.ValueType
-    """Whether the order buys or sells."""
+    """It tells whether the order buys or sells."""
     account_class: builtins.str
-    """The class of account, in the venue's word. Empty means the class that pays most."""
+    """It is the class of account, in the venue's word. Empty means the class that pays most."""
     @builtins.property
     def fills(self) -> containers.RepeatedCompositeFieldContainer[FeeFill]:
-        """The fills of the one order, in order, from 1 to 100. Where the venue rounds over an order, their order counts."""
+        """They are the fills of the one order, in order, from 1 to 100. Where the venue rounds over an order, their order
+        counts.
+        """
 
     @builtins.property
     def as_of_time(self) -> timestamp_pb2.Timestamp:
-        """The instant for which the fee is asked. When it is absent, that is now."""
+        """It is the instant for which the fee is asked. When it is absent, that is now."""
 
     def __init__(
         self,
@@ -941,9 +945,9 @@ class FeeStep(message.Message):
     EXPRESSION_FIELD_NUMBER: builtins.int
     RESULT_FIELD_NUMBER: builtins.int
     expression: builtins.str
-    """What is computed, with its numbers, for example "0.07 x 100 x 0.43 x 0.57"."""
+    """It tells what is computed, with its numbers, for example "0.07 x 100 x 0.43 x 0.57"."""
     result: builtins.str
-    """What it gives, as an exact decimal number of USD."""
+    """It tells what it gives, as an exact decimal number of USD."""
     def __init__(
         self,
         *,
@@ -965,10 +969,10 @@ class FeeEstimate(message.Message):
     FEE_MICROS_FIELD_NUMBER: builtins.int
     STEPS_FIELD_NUMBER: builtins.int
     fee_micros: builtins.int
-    """The fee in micros of USD after rounding; negative for a rebate."""
+    """It is the fee in micros of USD after rounding; negative for a rebate."""
     @builtins.property
     def steps(self) -> containers.RepeatedCompositeFieldContainer[FeeStep]:
-        """How the fee comes about, step by step, for people."""
+        """They tell how the fee comes about, step by step, for people."""
 
     def __init__(
         self,
@@ -984,7 +988,7 @@ class FeeEstimate(message.Message):
 
 @typing.final
 class EstimateFeesResponse(message.Message):
-    """The answer of EstimateFees."""
+    """EstimateFeesResponse is the answer of EstimateFees."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -993,18 +997,18 @@ class EstimateFeesResponse(message.Message):
     FEE_SCHEDULE_FIELD_NUMBER: builtins.int
     DISAGREEING_FEE_SCHEDULES_FIELD_NUMBER: builtins.int
     total_fee_micros: builtins.int
-    """The sum of the fees in micros of USD."""
+    """It is the sum of the fees in micros of USD."""
     @builtins.property
     def estimates(self) -> containers.RepeatedCompositeFieldContainer[FeeEstimate]:
-        """The fee of each fill, in the order of the request."""
+        """They are the fee of each fill, in the order of the request."""
 
     @builtins.property
     def fee_schedule(self) -> fee_schedule_pb2.FeeSchedule:
-        """The row of the fee table that was used."""
+        """It is the row of the fee table that was used."""
 
     @builtins.property
     def disagreeing_fee_schedules(self) -> containers.RepeatedCompositeFieldContainer[fee_schedule_pb2.FeeSchedule]:
-        """Other rows that are valid at the instant, where sources disagree."""
+        """They are other rows that are valid at the instant, where sources disagree."""
 
     def __init__(
         self,
@@ -1033,15 +1037,15 @@ class QuoteWatchFilter(message.Message):
     MARKET_IDS_FIELD_NUMBER: builtins.int
     @builtins.property
     def venues(self) -> containers.RepeatedScalarFieldContainer[venue_pb2.Venue.ValueType]:
-        """The venues."""
+        """They are the venues. When it is empty all pass."""
 
     @builtins.property
     def event_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of events."""
+        """They are the ids of events. When it is empty all pass."""
 
     @builtins.property
     def market_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of markets."""
+        """They are the ids of markets. When it is empty all pass."""
 
     def __init__(
         self,
@@ -1058,7 +1062,7 @@ class QuoteWatchFilter(message.Message):
 
 @typing.final
 class WatchQuotesRequest(message.Message):
-    """The request of WatchQuotes."""
+    """WatchQuotesRequest is the request of WatchQuotes."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -1066,14 +1070,14 @@ class WatchQuotesRequest(message.Message):
     HEARTBEAT_INTERVAL_FIELD_NUMBER: builtins.int
     INCLUDE_SIMULATED_FIELD_NUMBER: builtins.int
     include_simulated: builtins.bool
-    """False to leave out simulated markets, which is the default."""
+    """It is true to have simulated markets too."""
     @builtins.property
     def filter(self) -> QuoteWatchFilter:
-        """Which markets are watched. When it is absent all are."""
+        """It tells which markets are watched. When it is absent all are."""
 
     @builtins.property
     def heartbeat_interval(self) -> duration_pb2.Duration:
-        """How often a heartbeat comes on a quiet stream, from 1 s to 60 s. When it is absent it is 10 s."""
+        """It tells how often a heartbeat comes on a quiet stream, from 1 s to 60 s. When it is absent it is 10 s."""
 
     def __init__(
         self,
@@ -1098,12 +1102,12 @@ class QuoteReset(message.Message):
     MARKET_IDS_FIELD_NUMBER: builtins.int
     EPOCH_FIELD_NUMBER: builtins.int
     venue: venue_pb2.Venue.ValueType
-    """The venue."""
+    """It is the venue."""
     epoch: builtins.int
-    """The epoch from which the quotes go on."""
+    """It is the epoch from which the quotes go on."""
     @builtins.property
     def market_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The markets. When it is empty, all of the venue's are concerned."""
+        """They are the markets. When it is empty, all of the venue's are concerned."""
 
     def __init__(
         self,
@@ -1128,11 +1132,11 @@ class QuoteWatchStarted(message.Message):
     END_TIME_FIELD_NUMBER: builtins.int
     @builtins.property
     def heartbeat_interval(self) -> duration_pb2.Duration:
-        """The heartbeat interval that holds."""
+        """It is the heartbeat interval that holds."""
 
     @builtins.property
     def end_time(self) -> timestamp_pb2.Timestamp:
-        """When the stream is going to be ended for its age."""
+        """It tells when the stream is going to be ended for its age."""
 
     def __init__(
         self,
@@ -1148,7 +1152,7 @@ class QuoteWatchStarted(message.Message):
 
 @typing.final
 class WatchQuotesResponse(message.Message):
-    """One message of WatchQuotes."""
+    """WatchQuotesResponse is one message of WatchQuotes."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -1161,34 +1165,34 @@ class WatchQuotesResponse(message.Message):
     FEED_STATUSES_FIELD_NUMBER: builtins.int
     CLOSING_FIELD_NUMBER: builtins.int
     conflated_count: builtins.int
-    """The number of quotes left out since the last message because a later one of the same market took their place."""
+    """It is the number of quotes left out since the last message because a later one of the same market took their place."""
     @builtins.property
     def quotes(self) -> containers.RepeatedCompositeFieldContainer[quote_pb2.Quote]:
-        """The latest quotes, at most one a market."""
+        """They are the latest quotes, at most one a market."""
 
     @builtins.property
     def resets(self) -> containers.RepeatedCompositeFieldContainer[QuoteReset]:
-        """The markets that start anew. They come before the quotes of the same message count."""
+        """They are the markets that start anew. They come before the quotes of the same message count."""
 
     @builtins.property
     def send_time(self) -> timestamp_pb2.Timestamp:
-        """When the message was handed to the transport."""
+        """It tells when the message was handed to the transport."""
 
     @builtins.property
     def started(self) -> QuoteWatchStarted:
-        """The terms of the stream. It is in the first message alone."""
+        """It is the terms of the stream. It is in the first message alone."""
 
     @builtins.property
     def heartbeat(self) -> stream_pb2.StreamHeartbeat:
-        """A sign of life. It is present in a message that comes for that reason."""
+        """It is a sign of life. It is present in a message that comes for that reason."""
 
     @builtins.property
     def feed_statuses(self) -> containers.RepeatedCompositeFieldContainer[feed_status_pb2.FeedStatus]:
-        """The state of each venue's feed in the first message, and of those that changed in later ones."""
+        """They are the state of each venue's feed in the first message, and of those that changed in later ones."""
 
     @builtins.property
     def closing(self) -> stream_pb2.StreamClosing:
-        """Present in the last message of a stream that the server ends on purpose."""
+        """It is present in the last message of a stream that the server ends on purpose."""
 
     def __init__(
         self,

@@ -29,9 +29,9 @@ class BookLevel(message.Message):
     PRICE_MICROS_FIELD_NUMBER: builtins.int
     SIZE_MICROS_FIELD_NUMBER: builtins.int
     price_micros: builtins.int
-    """The price of outcome 0 in micros of USD."""
+    """It is the price of outcome 0 in micros of USD."""
     size_micros: builtins.int
-    """The size that rests at the price, in micros of a contract, above 0."""
+    """It is the size that rests at the price, in micros of a contract, above 0."""
     def __init__(
         self,
         *,
@@ -60,26 +60,28 @@ class OrderBook(message.Message):
     RECEIVE_TIME_FIELD_NUMBER: builtins.int
     DATA_ORIGIN_FIELD_NUMBER: builtins.int
     market_id: builtins.str
-    """The market's id."""
+    """It is the market's id."""
     epoch: builtins.int
-    """How many times the book was taken anew. It grows at each resnapshot, and deltas across it can't be compared."""
+    """It tells how many times the book was taken anew. It grows at each resnapshot, and deltas across it can't be
+    compared.
+    """
     data_origin: venue_pb2.DataOrigin.ValueType
-    """Where the data came from."""
+    """It tells where the data came from."""
     @builtins.property
     def bids(self) -> containers.RepeatedCompositeFieldContainer[BookLevel]:
-        """What buyers of outcome 0 bid, the highest price first. It is empty where nobody does."""
+        """They tell what buyers of outcome 0 bid, the highest price first. It is empty where nobody does."""
 
     @builtins.property
     def asks(self) -> containers.RepeatedCompositeFieldContainer[BookLevel]:
-        """What sellers of outcome 0 ask, the lowest price first. It is empty where nobody does."""
+        """They tell what sellers of outcome 0 ask, the lowest price first. It is empty where nobody does."""
 
     @builtins.property
     def venue_time(self) -> timestamp_pb2.Timestamp:
-        """The venue's timestamp of the last change. It is absent where the venue gives none."""
+        """It is the venue's timestamp of the last change. It is absent where the venue gives none."""
 
     @builtins.property
     def receive_time(self) -> timestamp_pb2.Timestamp:
-        """When this service received the last change."""
+        """It tells when this service received the last change."""
 
     def __init__(
         self,

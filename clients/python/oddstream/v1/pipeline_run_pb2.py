@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from oddstream.v1 import venue_pb2 as oddstream_dot_v1_dot_venue__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1foddstream/v1/pipeline_run.proto\x12\x0coddstream.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18oddstream/v1/venue.proto\"\xa5\x04\n\x0bPipelineRun\x12&\n\x0fpipeline_run_id\x18\x01 \x01(\tR\rpipelineRunId\x12)\n\x05venue\x18\x02 \x01(\x0e\x32\x13.oddstream.v1.VenueR\x05venue\x12\x31\n\x05stage\x18\x03 \x01(\x0e\x32\x1b.oddstream.v1.PipelineStageR\x05stage\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32\x1e.oddstream.v1.PipelineRunStateR\x05state\x12=\n\x06\x63ounts\x18\x05 \x03(\x0b\x32%.oddstream.v1.PipelineRun.CountsEntryR\x06\x63ounts\x12\x39\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12\x35\n\x08\x64uration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64uration\x12\x14\n\x05\x65rror\x18\t \x01(\tR\x05\x65rror\x12!\n\x0crequested_by\x18\n \x01(\tR\x0brequestedBy\x1a\x39\n\x0b\x43ountsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01*\x8f\x02\n\rPipelineStage\x12\x1e\n\x1aPIPELINE_STAGE_UNSPECIFIED\x10\x00\x12\x1b\n\x17PIPELINE_STAGE_DISCOVER\x10\x01\x12\x1c\n\x18PIPELINE_STAGE_NORMALISE\x10\x02\x12\x18\n\x14PIPELINE_STAGE_STORE\x10\x03\x12\x1d\n\x19PIPELINE_STAGE_STRATEGIES\x10\x04\x12\x1a\n\x16PIPELINE_STAGE_SIGNALS\x10\x05\x12\x19\n\x15PIPELINE_STAGE_SETTLE\x10\x06\x12\x18\n\x14PIPELINE_STAGE_GRADE\x10\x07\x12\x19\n\x15PIPELINE_STAGE_IMPORT\x10\x08*\xb6\x01\n\x10PipelineRunState\x12\"\n\x1ePIPELINE_RUN_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19PIPELINE_RUN_STATE_QUEUED\x10\x01\x12\x1e\n\x1aPIPELINE_RUN_STATE_RUNNING\x10\x02\x12 \n\x1cPIPELINE_RUN_STATE_SUCCEEDED\x10\x03\x12\x1d\n\x19PIPELINE_RUN_STATE_FAILED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1foddstream/v1/pipeline_run.proto\x12\x0coddstream.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18oddstream/v1/venue.proto\"\xe2\x04\n\x0bPipelineRun\x12&\n\x0fpipeline_run_id\x18\x01 \x01(\tR\rpipelineRunId\x12)\n\x05venue\x18\x02 \x01(\x0e\x32\x13.oddstream.v1.VenueR\x05venue\x12\x31\n\x05stage\x18\x03 \x01(\x0e\x32\x1b.oddstream.v1.PipelineStageR\x05stage\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32\x1e.oddstream.v1.PipelineRunStateR\x05state\x12=\n\x06\x63ounts\x18\x05 \x03(\x0b\x32%.oddstream.v1.PipelineRun.CountsEntryR\x06\x63ounts\x12\x39\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12\x35\n\x08\x64uration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64uration\x12\x14\n\x05\x65rror\x18\t \x01(\tR\x05\x65rror\x12!\n\x0crequested_by\x18\n \x01(\tR\x0brequestedBy\x12;\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x1a\x39\n\x0b\x43ountsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01*\x8f\x02\n\rPipelineStage\x12\x1e\n\x1aPIPELINE_STAGE_UNSPECIFIED\x10\x00\x12\x1b\n\x17PIPELINE_STAGE_DISCOVER\x10\x01\x12\x1c\n\x18PIPELINE_STAGE_NORMALISE\x10\x02\x12\x18\n\x14PIPELINE_STAGE_STORE\x10\x03\x12\x1d\n\x19PIPELINE_STAGE_STRATEGIES\x10\x04\x12\x1a\n\x16PIPELINE_STAGE_SIGNALS\x10\x05\x12\x19\n\x15PIPELINE_STAGE_SETTLE\x10\x06\x12\x18\n\x14PIPELINE_STAGE_GRADE\x10\x07\x12\x19\n\x15PIPELINE_STAGE_IMPORT\x10\x08*\xb6\x01\n\x10PipelineRunState\x12\"\n\x1ePIPELINE_RUN_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19PIPELINE_RUN_STATE_QUEUED\x10\x01\x12\x1e\n\x1aPIPELINE_RUN_STATE_RUNNING\x10\x02\x12 \n\x1cPIPELINE_RUN_STATE_SUCCEEDED\x10\x03\x12\x1d\n\x19PIPELINE_RUN_STATE_FAILED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,12 +36,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PIPELINERUN_COUNTSENTRY']._loaded_options = None
   _globals['_PIPELINERUN_COUNTSENTRY']._serialized_options = b'8\001'
-  _globals['_PIPELINESTAGE']._serialized_start=693
-  _globals['_PIPELINESTAGE']._serialized_end=964
-  _globals['_PIPELINERUNSTATE']._serialized_start=967
-  _globals['_PIPELINERUNSTATE']._serialized_end=1149
+  _globals['_PIPELINESTAGE']._serialized_start=754
+  _globals['_PIPELINESTAGE']._serialized_end=1025
+  _globals['_PIPELINERUNSTATE']._serialized_start=1028
+  _globals['_PIPELINERUNSTATE']._serialized_end=1210
   _globals['_PIPELINERUN']._serialized_start=141
-  _globals['_PIPELINERUN']._serialized_end=690
-  _globals['_PIPELINERUN_COUNTSENTRY']._serialized_start=633
-  _globals['_PIPELINERUN_COUNTSENTRY']._serialized_end=690
+  _globals['_PIPELINERUN']._serialized_end=751
+  _globals['_PIPELINERUN_COUNTSENTRY']._serialized_start=694
+  _globals['_PIPELINERUN_COUNTSENTRY']._serialized_end=751
 # @@protoc_insertion_point(module_scope)

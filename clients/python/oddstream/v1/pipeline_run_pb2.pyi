@@ -31,21 +31,21 @@ class _PipelineStageEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Pipeline
     PIPELINE_STAGE_UNSPECIFIED: _PipelineStage.ValueType  # 0
     """The stage is not stated."""
     PIPELINE_STAGE_DISCOVER: _PipelineStage.ValueType  # 1
-    """Find events and markets."""
+    """The stage finds events and markets."""
     PIPELINE_STAGE_NORMALISE: _PipelineStage.ValueType  # 2
-    """Turn a venue's words into this service's."""
+    """The stage turns a venue's words into this service's."""
     PIPELINE_STAGE_STORE: _PipelineStage.ValueType  # 3
-    """Store quotes and trades."""
+    """The stage stores quotes and trades."""
     PIPELINE_STAGE_STRATEGIES: _PipelineStage.ValueType  # 4
-    """Run the strategies."""
+    """The stage runs the strategies."""
     PIPELINE_STAGE_SIGNALS: _PipelineStage.ValueType  # 5
-    """Append to the signal log."""
+    """The stage appends to the signal log."""
     PIPELINE_STAGE_SETTLE: _PipelineStage.ValueType  # 6
-    """Learn of settlements."""
+    """The stage learns of settlements."""
     PIPELINE_STAGE_GRADE: _PipelineStage.ValueType  # 7
-    """Grade signals."""
+    """The stage grades signals."""
     PIPELINE_STAGE_IMPORT: _PipelineStage.ValueType  # 8
-    """Load quotes from a file."""
+    """The stage loads quotes from a file."""
 
 class PipelineStage(_PipelineStage, metaclass=_PipelineStageEnumTypeWrapper):
     """PipelineStage is a part of the way from a venue's data to a signal."""
@@ -53,21 +53,21 @@ class PipelineStage(_PipelineStage, metaclass=_PipelineStageEnumTypeWrapper):
 PIPELINE_STAGE_UNSPECIFIED: PipelineStage.ValueType  # 0
 """The stage is not stated."""
 PIPELINE_STAGE_DISCOVER: PipelineStage.ValueType  # 1
-"""Find events and markets."""
+"""The stage finds events and markets."""
 PIPELINE_STAGE_NORMALISE: PipelineStage.ValueType  # 2
-"""Turn a venue's words into this service's."""
+"""The stage turns a venue's words into this service's."""
 PIPELINE_STAGE_STORE: PipelineStage.ValueType  # 3
-"""Store quotes and trades."""
+"""The stage stores quotes and trades."""
 PIPELINE_STAGE_STRATEGIES: PipelineStage.ValueType  # 4
-"""Run the strategies."""
+"""The stage runs the strategies."""
 PIPELINE_STAGE_SIGNALS: PipelineStage.ValueType  # 5
-"""Append to the signal log."""
+"""The stage appends to the signal log."""
 PIPELINE_STAGE_SETTLE: PipelineStage.ValueType  # 6
-"""Learn of settlements."""
+"""The stage learns of settlements."""
 PIPELINE_STAGE_GRADE: PipelineStage.ValueType  # 7
-"""Grade signals."""
+"""The stage grades signals."""
 PIPELINE_STAGE_IMPORT: PipelineStage.ValueType  # 8
-"""Load quotes from a file."""
+"""The stage loads quotes from a file."""
 
 class _PipelineRunState:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -136,33 +136,38 @@ class PipelineRun(message.Message):
     DURATION_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
     REQUESTED_BY_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
     pipeline_run_id: builtins.str
-    """The run's id, ^run_[a-z2-7]{16,40}$."""
+    """It is the run's id, ^run_[a-z2-7]{16,40}$."""
     venue: venue_pb2.Venue.ValueType
-    """The venue. It is UNSPECIFIED for a stage that runs over all venues."""
+    """It is the venue. It is UNSPECIFIED for a stage that runs over all venues."""
     stage: PipelineStage.ValueType
-    """The stage."""
+    """It is the stage."""
     state: PipelineRunState.ValueType
-    """Where it stands."""
+    """It tells where it stands."""
     error: builtins.str
-    """What went wrong, in this service's words. It is empty unless the state is FAILED."""
+    """It tells what went wrong, in this service's words. It is empty unless the state is FAILED."""
     requested_by: builtins.str
-    """Who asked for it, as the subject of a key or token. It is empty where the scheduler did."""
+    """It tells who asked for it, as the subject of a key or token. It is empty where the scheduler did."""
     @builtins.property
     def counts(self) -> containers.ScalarMap[builtins.str, builtins.int]:
-        """What it counted by name, for example "markets", "quotes_inserted", "duplicates", "quarantined"."""
+        """They tell what it counted by name, for example "markets", "quotes_inserted", "duplicates", "quarantined"."""
 
     @builtins.property
     def start_time(self) -> timestamp_pb2.Timestamp:
-        """When it began. It is absent while it is QUEUED."""
+        """It tells when it began. It is absent while it is QUEUED."""
 
     @builtins.property
     def end_time(self) -> timestamp_pb2.Timestamp:
-        """When it ended. It is absent until it has."""
+        """It tells when it ended. It is absent until it has."""
 
     @builtins.property
     def duration(self) -> duration_pb2.Duration:
-        """How long it took, or has taken so far."""
+        """It tells how long it took, or has taken so far."""
+
+    @builtins.property
+    def create_time(self) -> timestamp_pb2.Timestamp:
+        """It tells when it was asked for, or when the scheduler made it."""
 
     def __init__(
         self,
@@ -177,9 +182,10 @@ class PipelineRun(message.Message):
         duration: duration_pb2.Duration | None = ...,
         error: builtins.str = ...,
         requested_by: builtins.str = ...,
+        create_time: timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["duration", b"duration", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "duration", b"duration", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["counts", b"counts", "duration", b"duration", "end_time", b"end_time", "error", b"error", "pipeline_run_id", b"pipeline_run_id", "requested_by", b"requested_by", "stage", b"stage", "start_time", b"start_time", "state", b"state", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["counts", b"counts", "create_time", b"create_time", "duration", b"duration", "end_time", b"end_time", "error", b"error", "pipeline_run_id", b"pipeline_run_id", "requested_by", b"requested_by", "stage", b"stage", "start_time", b"start_time", "state", b"state", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

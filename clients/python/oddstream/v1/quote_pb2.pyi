@@ -70,30 +70,30 @@ class Quote(message.Message):
     SOURCE_FIELD_NUMBER: builtins.int
     DATA_ORIGIN_FIELD_NUMBER: builtins.int
     market_id: builtins.str
-    """The market's id."""
+    """It is the market's id."""
     bid_price_micros: builtins.int
-    """The highest bid in micros of USD. It is absent where nobody bids."""
+    """It is the highest bid in micros of USD. It is absent where nobody bids."""
     bid_size_micros: builtins.int
-    """The size at the highest bid in micros of a contract. It is absent where it is unknown or nobody bids."""
+    """It is the size at the highest bid in micros of a contract. It is absent where it is unknown or nobody bids."""
     ask_price_micros: builtins.int
-    """The lowest ask in micros of USD. It is absent where nobody asks."""
+    """It is the lowest ask in micros of USD. It is absent where nobody asks."""
     ask_size_micros: builtins.int
-    """The size at the lowest ask in micros of a contract. It is absent where it is unknown or nobody asks."""
+    """It is the size at the lowest ask in micros of a contract. It is absent where it is unknown or nobody asks."""
     epoch: builtins.int
-    """The book's epoch, which grows at each resnapshot."""
+    """It is the book's epoch, which grows at each resnapshot."""
     ingest_sequence: builtins.int
-    """The position in the order of storage. Ticks are ordered by receive_time and then by this."""
+    """It is the position in the order of storage. Ticks are ordered by receive_time and then by this."""
     source: QuoteSource.ValueType
-    """How it reached this service."""
+    """It tells how it reached this service."""
     data_origin: venue_pb2.DataOrigin.ValueType
-    """Where the data came from."""
+    """It tells where the data came from."""
     @builtins.property
     def venue_time(self) -> timestamp_pb2.Timestamp:
-        """The venue's timestamp. It is absent where the venue gives none."""
+        """It is the venue's timestamp. It is absent where the venue gives none."""
 
     @builtins.property
     def receive_time(self) -> timestamp_pb2.Timestamp:
-        """When this service received it."""
+        """It tells when this service received it."""
 
     def __init__(
         self,

@@ -30,25 +30,25 @@ class _RetentionSubjectEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Reten
     RETENTION_SUBJECT_UNSPECIFIED: _RetentionSubject.ValueType  # 0
     """The subject is not stated. A request with it is refused."""
     RETENTION_SUBJECT_TICKS: _RetentionSubject.ValueType  # 1
-    """Quotes and trades."""
+    """It stands for quotes and trades."""
     RETENTION_SUBJECT_CANDLES: _RetentionSubject.ValueType  # 2
-    """Candles."""
+    """It stands for candles."""
     RETENTION_SUBJECT_SIGNALS: _RetentionSubject.ValueType  # 3
-    """The signal log. It bounds how long a stream can be away."""
+    """It stands for the signal log. It bounds how long a stream can be away."""
     RETENTION_SUBJECT_SIGNAL_IDS: _RetentionSubject.ValueType  # 4
-    """The ids of signals, which is how long a replay deduplicates."""
+    """It stands for the ids of signals, and so for how long a replay deduplicates."""
     RETENTION_SUBJECT_EXECUTIONS: _RetentionSubject.ValueType  # 5
-    """Reported executions."""
+    """It stands for reported executions."""
     RETENTION_SUBJECT_BACKTESTS: _RetentionSubject.ValueType  # 6
-    """Finished backtests and sweeps."""
+    """It stands for finished backtests and sweeps."""
     RETENTION_SUBJECT_AUDIT: _RetentionSubject.ValueType  # 7
-    """The audit log."""
+    """It stands for the audit log."""
     RETENTION_SUBJECT_PIPELINE_RUNS: _RetentionSubject.ValueType  # 8
-    """Runs of the pipeline."""
+    """It stands for runs of the pipeline."""
     RETENTION_SUBJECT_QUARANTINE: _RetentionSubject.ValueType  # 9
-    """Rows of venues that couldn't be read."""
+    """It stands for rows of venues that couldn't be read."""
     RETENTION_SUBJECT_API_KEYS: _RetentionSubject.ValueType  # 10
-    """Keys that were revoked or ran out, with their owners' names and e-mail addresses."""
+    """It stands for keys that were revoked or ran out, with their owners' names and e-mail addresses."""
 
 class RetentionSubject(_RetentionSubject, metaclass=_RetentionSubjectEnumTypeWrapper):
     """RetentionSubject is a kind of data that has its own retention."""
@@ -56,25 +56,25 @@ class RetentionSubject(_RetentionSubject, metaclass=_RetentionSubjectEnumTypeWra
 RETENTION_SUBJECT_UNSPECIFIED: RetentionSubject.ValueType  # 0
 """The subject is not stated. A request with it is refused."""
 RETENTION_SUBJECT_TICKS: RetentionSubject.ValueType  # 1
-"""Quotes and trades."""
+"""It stands for quotes and trades."""
 RETENTION_SUBJECT_CANDLES: RetentionSubject.ValueType  # 2
-"""Candles."""
+"""It stands for candles."""
 RETENTION_SUBJECT_SIGNALS: RetentionSubject.ValueType  # 3
-"""The signal log. It bounds how long a stream can be away."""
+"""It stands for the signal log. It bounds how long a stream can be away."""
 RETENTION_SUBJECT_SIGNAL_IDS: RetentionSubject.ValueType  # 4
-"""The ids of signals, which is how long a replay deduplicates."""
+"""It stands for the ids of signals, and so for how long a replay deduplicates."""
 RETENTION_SUBJECT_EXECUTIONS: RetentionSubject.ValueType  # 5
-"""Reported executions."""
+"""It stands for reported executions."""
 RETENTION_SUBJECT_BACKTESTS: RetentionSubject.ValueType  # 6
-"""Finished backtests and sweeps."""
+"""It stands for finished backtests and sweeps."""
 RETENTION_SUBJECT_AUDIT: RetentionSubject.ValueType  # 7
-"""The audit log."""
+"""It stands for the audit log."""
 RETENTION_SUBJECT_PIPELINE_RUNS: RetentionSubject.ValueType  # 8
-"""Runs of the pipeline."""
+"""It stands for runs of the pipeline."""
 RETENTION_SUBJECT_QUARANTINE: RetentionSubject.ValueType  # 9
-"""Rows of venues that couldn't be read."""
+"""It stands for rows of venues that couldn't be read."""
 RETENTION_SUBJECT_API_KEYS: RetentionSubject.ValueType  # 10
-"""Keys that were revoked or ran out, with their owners' names and e-mail addresses."""
+"""It stands for keys that were revoked or ran out, with their owners' names and e-mail addresses."""
 
 @typing.final
 class RetentionRule(message.Message):
@@ -86,12 +86,12 @@ class RetentionRule(message.Message):
     KEEP_FIELD_NUMBER: builtins.int
     BASIS_FIELD_NUMBER: builtins.int
     subject: RetentionSubject.ValueType
-    """The kind of data."""
+    """It is the kind of data."""
     basis: builtins.str
-    """Why it is kept that long, with the law where there is one."""
+    """It tells why it is kept that long, with the law where there is one."""
     @builtins.property
     def keep(self) -> duration_pb2.Duration:
-        """How long it is kept, at least an hour. When it is absent it is kept for ever."""
+        """It tells how long it is kept, at least an hour. When it is absent it is kept for ever."""
 
     def __init__(
         self,
@@ -116,14 +116,14 @@ class RetentionPolicy(message.Message):
     UPDATE_TIME_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
     etag: builtins.str
-    """The version of the policy, for the etag of UpdateRetentionPolicy."""
+    """It is the version of the policy, for the etag of UpdateRetentionPolicy."""
     @builtins.property
     def rules(self) -> containers.RepeatedCompositeFieldContainer[RetentionRule]:
-        """The rules, one for each kind of data, by ascending subject."""
+        """They are the rules, one for each kind of data, by ascending subject."""
 
     @builtins.property
     def update_time(self) -> timestamp_pb2.Timestamp:
-        """When it was last changed. It is absent where the defaults hold."""
+        """It tells when it was last changed. It is absent where the defaults hold."""
 
     def __init__(
         self,

@@ -61,26 +61,26 @@ class Settlement(message.Message):
     KNOWN_TIME_FIELD_NUMBER: builtins.int
     PAID_TIME_FIELD_NUMBER: builtins.int
     state: SettlementState.ValueType
-    """How firm the settlement is."""
+    """It tells how firm the settlement is."""
     yes_payout_micros: builtins.int
-    """The payout of one contract of outcome 0 in micros of USD, from 0 to the market's payout. It is absent where a void
-    returns the stakes instead of paying a price.
+    """It is the payout of one contract of outcome 0 in micros of USD, from 0 to the market's payout. It is absent where a
+    void returns the stakes instead of paying a price.
     """
     revision: builtins.int
-    """1 for the first settlement of the market, and one more at each change."""
+    """It is 1 for the first settlement of the market, and one more at each change."""
     void: builtins.bool
-    """True where the market was declared void."""
+    """It is true where the market was declared void."""
     @builtins.property
     def determined_time(self) -> timestamp_pb2.Timestamp:
-        """When the venue determined the result. It is absent where the venue doesn't say."""
+        """It tells when the venue determined the result. It is absent where the venue doesn't say."""
 
     @builtins.property
     def known_time(self) -> timestamp_pb2.Timestamp:
-        """When this service learnt of it. Nothing that happened before may use it."""
+        """It tells when this service learnt of it. Nothing that happened before may use it."""
 
     @builtins.property
     def paid_time(self) -> timestamp_pb2.Timestamp:
-        """When the venue paid. It is absent until it has."""
+        """It tells when the venue paid. It is absent until it has."""
 
     def __init__(
         self,

@@ -93,9 +93,9 @@ class _SignalViewEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_SignalView.
     SIGNAL_VIEW_UNSPECIFIED: _SignalView.ValueType  # 0
     """The view is not stated, which means BASIC in lists and streams and FULL for a single signal."""
     SIGNAL_VIEW_BASIC: _SignalView.ValueType  # 1
-    """Everything but the evidence."""
+    """The answer carries everything but the evidence."""
     SIGNAL_VIEW_FULL: _SignalView.ValueType  # 2
-    """Everything."""
+    """The answer carries everything."""
 
 class SignalView(_SignalView, metaclass=_SignalViewEnumTypeWrapper):
     """SignalView is how much of a signal an answer carries."""
@@ -103,9 +103,9 @@ class SignalView(_SignalView, metaclass=_SignalViewEnumTypeWrapper):
 SIGNAL_VIEW_UNSPECIFIED: SignalView.ValueType  # 0
 """The view is not stated, which means BASIC in lists and streams and FULL for a single signal."""
 SIGNAL_VIEW_BASIC: SignalView.ValueType  # 1
-"""Everything but the evidence."""
+"""The answer carries everything but the evidence."""
 SIGNAL_VIEW_FULL: SignalView.ValueType  # 2
-"""Everything."""
+"""The answer carries everything."""
 
 class _LegAction:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -139,9 +139,9 @@ class _BookSideEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_BookSide.Valu
     BOOK_SIDE_UNSPECIFIED: _BookSide.ValueType  # 0
     """The side is not stated. The server never sends it."""
     BOOK_SIDE_BID: _BookSide.ValueType  # 1
-    """The side of those who buy outcome 0. An order that takes from it sells outcome 0, or buys the other outcome."""
+    """It is the side of those who buy outcome 0. An order that takes from it sells outcome 0, or buys the other outcome."""
     BOOK_SIDE_ASK: _BookSide.ValueType  # 2
-    """The side of those who sell outcome 0. An order that takes from it buys outcome 0, or sells the other outcome."""
+    """It is the side of those who sell outcome 0. An order that takes from it buys outcome 0, or sells the other outcome."""
 
 class BookSide(_BookSide, metaclass=_BookSideEnumTypeWrapper):
     """BookSide is a side of a venue's one book in prices of outcome 0."""
@@ -149,9 +149,9 @@ class BookSide(_BookSide, metaclass=_BookSideEnumTypeWrapper):
 BOOK_SIDE_UNSPECIFIED: BookSide.ValueType  # 0
 """The side is not stated. The server never sends it."""
 BOOK_SIDE_BID: BookSide.ValueType  # 1
-"""The side of those who buy outcome 0. An order that takes from it sells outcome 0, or buys the other outcome."""
+"""It is the side of those who buy outcome 0. An order that takes from it sells outcome 0, or buys the other outcome."""
 BOOK_SIDE_ASK: BookSide.ValueType  # 2
-"""The side of those who sell outcome 0. An order that takes from it buys outcome 0, or sells the other outcome."""
+"""It is the side of those who sell outcome 0. An order that takes from it buys outcome 0, or sells the other outcome."""
 
 class _LegOrder:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -185,15 +185,15 @@ class _EvidenceUnitEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_EvidenceU
     EVIDENCE_UNIT_UNSPECIFIED: _EvidenceUnit.ValueType  # 0
     """The unit is not stated. The server never sends it."""
     EVIDENCE_UNIT_MICROS: _EvidenceUnit.ValueType  # 1
-    """Millionths of a USD, a contract or another quantity that the name tells."""
+    """The value counts millionths of a USD, of a contract or of another quantity that the name tells."""
     EVIDENCE_UNIT_MICROSECONDS: _EvidenceUnit.ValueType  # 2
-    """Microseconds since 1970-01-01T00:00:00Z, or a span of microseconds."""
+    """The value counts microseconds since 1970-01-01T00:00:00Z, or is a span of microseconds."""
     EVIDENCE_UNIT_COUNT: _EvidenceUnit.ValueType  # 3
-    """A number of things."""
+    """The value counts things."""
     EVIDENCE_UNIT_PARTS_PER_MILLION: _EvidenceUnit.ValueType  # 4
-    """Parts per million of one."""
+    """The value counts parts per million of one."""
     EVIDENCE_UNIT_BOOLEAN: _EvidenceUnit.ValueType  # 5
-    """1 for true and 0 for false."""
+    """The value is 1 for true and 0 for false."""
 
 class EvidenceUnit(_EvidenceUnit, metaclass=_EvidenceUnitEnumTypeWrapper):
     """EvidenceUnit is what the value of a piece of evidence counts."""
@@ -201,15 +201,15 @@ class EvidenceUnit(_EvidenceUnit, metaclass=_EvidenceUnitEnumTypeWrapper):
 EVIDENCE_UNIT_UNSPECIFIED: EvidenceUnit.ValueType  # 0
 """The unit is not stated. The server never sends it."""
 EVIDENCE_UNIT_MICROS: EvidenceUnit.ValueType  # 1
-"""Millionths of a USD, a contract or another quantity that the name tells."""
+"""The value counts millionths of a USD, of a contract or of another quantity that the name tells."""
 EVIDENCE_UNIT_MICROSECONDS: EvidenceUnit.ValueType  # 2
-"""Microseconds since 1970-01-01T00:00:00Z, or a span of microseconds."""
+"""The value counts microseconds since 1970-01-01T00:00:00Z, or is a span of microseconds."""
 EVIDENCE_UNIT_COUNT: EvidenceUnit.ValueType  # 3
-"""A number of things."""
+"""The value counts things."""
 EVIDENCE_UNIT_PARTS_PER_MILLION: EvidenceUnit.ValueType  # 4
-"""Parts per million of one."""
+"""The value counts parts per million of one."""
 EVIDENCE_UNIT_BOOLEAN: EvidenceUnit.ValueType  # 5
-"""1 for true and 0 for false."""
+"""The value is 1 for true and 0 for false."""
 
 class _WithdrawReason:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -332,54 +332,54 @@ class SignalLeg(message.Message):
     RECEIVE_TIME_FIELD_NUMBER: builtins.int
     OUTCOME_LABEL_FIELD_NUMBER: builtins.int
     leg_number: builtins.int
-    """The leg's number within the signal, from 0. With the signal's id before it, it serves in a client order id."""
+    """It is the leg's number within the signal, from 0. With the signal's id before it, it serves in a client order id."""
     market_id: builtins.str
-    """The id of the market."""
+    """It is the id of the market."""
     venue: venue_pb2.Venue.ValueType
-    """The venue to send the order to."""
+    """It is the venue to send the order to."""
     outcome_index: builtins.int
-    """The index of the outcome to trade."""
+    """It is the index of the outcome to trade."""
     venue_instrument_id: builtins.str
-    """The venue's id of what to trade: the ticker on Kalshi, the token id as a decimal string on Polymarket."""
+    """It is the venue's id of what to trade: the ticker on Kalshi, the token id as a decimal string on Polymarket."""
     action: LegAction.ValueType
-    """Whether to buy or to sell the outcome."""
+    """It tells whether to buy or to sell the outcome."""
     limit_price_micros: builtins.int
-    """The worst price to accept, in micros of USD, in the price of the outcome named. It lies on the tick."""
+    """It is the worst price to accept, in micros of USD, in the price of the outcome named. It lies on the tick."""
     book_side: BookSide.ValueType
-    """The side of the venue's book, in prices of outcome 0, that the order takes from."""
+    """It is the side of the venue's book, in prices of outcome 0, that the order takes from."""
     book_price_micros: builtins.int
-    """The same limit as the price of outcome 0 in micros of USD, which is how the venue's YES book shows it."""
+    """It is the same limit as the price of outcome 0 in micros of USD, which is how the venue's YES book shows it."""
     available_size_micros: builtins.int
-    """The size at or inside the limit when the signal was made, in micros of a contract. It is absent where the venue
-    doesn't tell.
+    """It is the size at or inside the limit when the signal was made, in micros of a contract. It is absent where the
+    venue doesn't tell.
     """
     tick_size_micros: builtins.int
-    """The tick size at the limit, in micros of USD."""
+    """It is the tick size at the limit, in micros of USD."""
     minimum_size_micros: builtins.int
-    """The smallest size of an order, in micros of a contract."""
+    """It is the smallest size of an order, in micros of a contract."""
     size_step_micros: builtins.int
-    """The step between valid sizes, in micros of a contract."""
+    """It is the step between valid sizes, in micros of a contract."""
     neg_risk: builtins.bool
-    """True where the order has to be signed for Polymarket's neg-risk exchange."""
+    """It is true where the order has to be signed for Polymarket's neg-risk exchange."""
     expected_fee_micros: builtins.int
-    """The fee of one fill at the limit for the available size, in micros of USD; for one contract where the size is
+    """It is the fee of one fill at the limit for the available size, in micros of USD; for one contract where the size is
     unknown. It is absent where no fee schedule is known, which only a signal without an edge may have.
     """
     book_epoch: builtins.int
-    """The epoch of the order book that the leg was read from."""
+    """It is the epoch of the order book that the leg was read from."""
     outcome_label: builtins.str
-    """The label of the outcome, for people."""
+    """It is the label of the outcome, for people."""
     @builtins.property
     def taker_delay(self) -> duration_pb2.Duration:
-        """How long the venue delays an order that takes. It is absent where the venue doesn't."""
+        """It tells how long the venue delays an order that takes. It is absent where the venue doesn't."""
 
     @builtins.property
     def venue_time(self) -> timestamp_pb2.Timestamp:
-        """The venue's timestamp of that book. It is absent where the venue gives none."""
+        """It is the venue's timestamp of that book. It is absent where the venue gives none."""
 
     @builtins.property
     def receive_time(self) -> timestamp_pb2.Timestamp:
-        """When this service received that book."""
+        """It tells when this service received that book."""
 
     def __init__(
         self,
@@ -431,13 +431,13 @@ class Evidence(message.Message):
     UNIT_FIELD_NUMBER: builtins.int
     SOURCE_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """The name that the strategy's description uses."""
+    """It is the name that the strategy's description uses."""
     value: builtins.int
-    """The value in the unit."""
+    """It is the value in the unit."""
     unit: EvidenceUnit.ValueType
-    """What the value counts."""
+    """It tells what the value counts."""
     source: builtins.str
-    """Where the value comes from: a market id, "params", or "derived"."""
+    """It tells where the value comes from: a market id, "params", or "derived"."""
     def __init__(
         self,
         *,
@@ -465,20 +465,22 @@ class SignalGrade(message.Message):
     NEXT_QUOTE_EDGE_MICROS_FIELD_NUMBER: builtins.int
     GRADE_TIME_FIELD_NUMBER: builtins.int
     revision: builtins.int
-    """1 for the first grade, and one more each time that a settlement was amended."""
+    """It is 1 for the first grade, and one more each time that a settlement was amended."""
     realized_edge_micros: builtins.int
-    """The payout less the limit cost less the fee, for one contract of each leg, in micros of USD. It is absent for a void."""
+    """It is the payout less the limit cost less the fee, for one contract of each leg, in micros of USD. It is absent for
+    a void.
+    """
     correct: builtins.bool
-    """True where the realised edge is positive. It is absent for a void."""
+    """It is true where the realised edge is positive. It is absent for a void."""
     void: builtins.bool
-    """True where a market of the signal was declared void."""
+    """It is true where a market of the signal was declared void."""
     next_quote_edge_micros: builtins.int
-    """The same with the prices of the next quote after the signal, which is what a follower could get, in micros of USD.
-    It is absent where no later quote was seen.
+    """It is the same with the prices of the next quote after the signal, which is what a follower could get, in micros of
+    USD. It is absent where no later quote was seen.
     """
     @builtins.property
     def grade_time(self) -> timestamp_pb2.Timestamp:
-        """When it was graded."""
+        """It tells when it was graded."""
 
     def __init__(
         self,
@@ -551,92 +553,94 @@ class Signal(message.Message):
     DISCLAIMER_CODE_FIELD_NUMBER: builtins.int
     EVIDENCE_FIELD_NUMBER: builtins.int
     signal_id: builtins.str
-    """The signal's id, ^sig_[a-z2-7]{26,40}$: a hash of kind, version, parameters, subject and the inputs that triggered
-    it, so that a replay of the same data gives the same id.
+    """It is the signal's id, ^sig_[a-z2-7]{26,40}$: a hash of kind, version, parameters, subject and the inputs that
+    triggered it, so that a replay of the same data gives the same id.
     """
     opportunity_id: builtins.str
-    """The opportunity's id, ^opp_[a-z2-7]{26,40}$, the same for all revisions while the condition holds."""
+    """It is the opportunity's id, ^opp_[a-z2-7]{26,40}$, the same for all revisions while the condition holds."""
     revision: builtins.int
-    """The number of the revision within the opportunity, from 1."""
+    """It is the number of the revision within the opportunity, from 1."""
     kind: builtins.str
-    """The kind, for example "arb.event_sum". Its formula is the strategy's description."""
+    """It is the kind, for example "arb.event_sum". Its formula is the strategy's description."""
     kind_version: builtins.int
-    """The version of the kind's formula. Strength is comparable only within one kind and version."""
+    """It is the version of the kind's formula. Strength is comparable only within one kind and version."""
     strategy_id: builtins.str
-    """The id of the strategy that made it: a kind with its parameters."""
+    """It is the id of the strategy that made it: a kind with its parameters."""
     state: SignalState.ValueType
-    """Where the signal stands in its life, as of the event or the answer that carries it."""
+    """It tells where the signal stands in its life, as of the event or the answer that carries it."""
     direction: SignalDirection.ValueType
-    """What the signal says of its subject."""
+    """It tells what the signal says of its subject."""
     subject_id: builtins.str
-    """The market id or event id that the condition holds on."""
+    """It is the market id or event id that the condition holds on."""
     event_id: builtins.str
-    """The event of the subject. It is absent where the venue names none."""
+    """It is the event of the subject. It is absent where the venue names none."""
     leg_order: LegOrder.ValueType
-    """In which order the legs are meant to be sent."""
+    """It tells in which order the legs are meant to be sent."""
     all_or_none: builtins.bool
-    """True where the legs are of use only together. It is an intent: no venue promises it."""
+    """It is true where the legs are of use only together. It is an intent: no venue promises it."""
     strength: builtins.float
-    """How strong the evidence is, from 0 to 1, in steps of a millionth."""
+    """It tells how strong the evidence is, from 0 to 1, in steps of a millionth."""
     net_edge_micros: builtins.int
-    """The edge of one contract of each leg after fees, in micros of USD. It is absent for kinds without a price edge."""
+    """It is the edge of one contract of each leg after fees, in micros of USD. It is absent for kinds without a price
+    edge.
+    """
     confidence: builtins.float
-    """The share of graded signals of the same kind and version that made money out of sample, from 0 to 1. It is absent
-    below 100 graded signals.
+    """It is the share of graded signals of the same kind and version that made money out of sample, from 0 to 1. It is
+    absent below 100 graded signals.
     """
     fair_value_micros: builtins.int
-    """What outcome 0 of the subject is worth by the strategy's model, in micros of USD. It is absent where the strategy
-    has no such model.
+    """It tells what outcome 0 of the subject is worth by the strategy's model, in micros of USD. It is absent where the
+    strategy has no such model.
     """
     data_origin: venue_pb2.DataOrigin.ValueType
-    """Where the data came from. Only LIVE signals may be traded on."""
+    """It tells where the data came from. Only LIVE signals may be traded on."""
     supersedes_signal_id: builtins.str
-    """The id of the revision that this one takes the place of. It is absent on the first revision."""
+    """It is the id of the revision that this one takes the place of. It is absent on the first revision."""
     superseded_by_signal_id: builtins.str
-    """The id of the signal that took this one's place. It is absent unless the state is SUPERSEDED."""
+    """It is the id of the signal that took this one's place. It is absent unless the state is SUPERSEDED."""
     superseded_by_opportunity_id: builtins.str
-    """The id of another opportunity that took this one's place. It is absent where none did."""
+    """It is the id of another opportunity that took this one's place. It is absent where none did."""
     withdraw_reason: WithdrawReason.ValueType
-    """Why it was withdrawn. It is UNSPECIFIED unless the state is WITHDRAWN."""
+    """It tells why it was withdrawn. It is UNSPECIFIED unless the state is WITHDRAWN."""
     params_digest: builtins.str
-    """SHA-256 of the parameters in lower-case hex."""
+    """It is the SHA-256 of the parameters in lower-case hex."""
     input_digest: builtins.str
-    """SHA-256 of the normalised rows that it was computed from, in lower-case hex."""
+    """It is the SHA-256 of the normalised rows that it was computed from, in lower-case hex."""
     disclaimer_code: builtins.str
-    """The code of the risk disclosure that goes with it, for example "RISK_1"."""
+    """It is the code of the risk disclosure that goes with it, for example "RISK_1"."""
     @builtins.property
     def legs(self) -> containers.RepeatedCompositeFieldContainer[SignalLeg]:
-        """The orders that would use the opportunity."""
+        """They are the orders that would use the opportunity."""
 
     @builtins.property
     def trigger_time(self) -> timestamp_pb2.Timestamp:
-        """When the row that triggered it was received. Reaction time is counted from here."""
+        """It tells when the row that triggered it was received. Reaction time is counted from here."""
 
     @builtins.property
     def create_time(self) -> timestamp_pb2.Timestamp:
-        """When the signal was stored. The log's events have a create_time of their own."""
+        """It tells when the signal was stored. The log's events have a create_time of their own."""
 
     @builtins.property
     def expire_time(self) -> timestamp_pb2.Timestamp:
-        """From when on the signal must not be acted on, judged by the server's clock."""
+        """It tells from when on the signal must not be acted on, judged by the server's clock."""
 
     @builtins.property
     def lock_up(self) -> duration_pb2.Duration:
-        """How long money would be locked, from the trigger to the expected settlement of the last leg. It is absent where no
-        settlement time can be expected.
+        """It tells how long money would be locked, from the trigger to the expected settlement of the last leg. It is absent
+        where no settlement time can be expected.
         """
 
     @builtins.property
     def end_time(self) -> timestamp_pb2.Timestamp:
-        """When it stopped being ACTIVE. It is absent while it is ACTIVE."""
+        """It tells when it stopped being ACTIVE. It is absent while it is ACTIVE."""
 
     @builtins.property
     def grade(self) -> SignalGrade:
-        """How it did. It is absent until its markets have settled."""
+        """It tells how it did. It is absent until its markets have settled."""
 
     @builtins.property
     def evidence(self) -> containers.RepeatedCompositeFieldContainer[Evidence]:
-        """What it was computed from. It comes in the FULL view alone."""
+        """They tell what it was computed from. It comes in the FULL view alone."""
 
     def __init__(
         self,
@@ -720,24 +724,24 @@ class SignalEvent(message.Message):
     OPENING_NET_EDGE_MICROS_FIELD_NUMBER: builtins.int
     SIGNAL_FIELD_NUMBER: builtins.int
     sequence: builtins.int
-    """The entry's number in the order of commits, from 1, gapless within a data set."""
+    """It is the entry's number in the order of commits, from 1, gapless within a data set."""
     type: SignalEventType.ValueType
-    """What happened."""
+    """It tells what happened."""
     opening_strength: builtins.float
-    """The strength of the opportunity's first revision, from 0 to 1. A filter's minimum is compared with this, so whoever
-    saw an opportunity open sees it end.
+    """It is the strength of the opportunity's first revision, from 0 to 1. A filter's minimum is compared with this, so
+    whoever saw an opportunity open sees it end.
     """
     opening_net_edge_micros: builtins.int
-    """The net edge of the opportunity's first revision in micros of USD, compared in the same way. It is absent for kinds
-    without a price edge.
+    """It is the net edge of the opportunity's first revision in micros of USD, compared in the same way. It is absent for
+    kinds without a price edge.
     """
     @builtins.property
     def create_time(self) -> timestamp_pb2.Timestamp:
-        """When the entry was committed."""
+        """It tells when the entry was committed."""
 
     @builtins.property
     def signal(self) -> Signal:
-        """The signal that the event makes or ends, as it stands after the event."""
+        """It is the signal that the event makes or ends, as it stands after the event."""
 
     def __init__(
         self,
@@ -774,34 +778,34 @@ class SignalFilter(message.Message):
     MINIMUM_STRENGTH_FIELD_NUMBER: builtins.int
     MINIMUM_NET_EDGE_MICROS_FIELD_NUMBER: builtins.int
     minimum_strength: builtins.float
-    """The least strength at which the opportunity opened, from 0 to 1. When it is absent every strength passes."""
+    """It is the least strength at which the opportunity opened, from 0 to 1. When it is absent every strength passes."""
     minimum_net_edge_micros: builtins.int
-    """The least net edge at which the opportunity opened, in micros of USD. Kinds without a price edge don't pass it. When
-    it is absent every edge passes.
+    """It is the least net edge at which the opportunity opened, in micros of USD. Kinds without a price edge don't pass
+    it. When it is absent every edge passes.
     """
     @builtins.property
     def venues(self) -> containers.RepeatedScalarFieldContainer[venue_pb2.Venue.ValueType]:
-        """The venues of which at least one leg has to be."""
+        """They are the venues of which at least one leg has to be. When it is empty all pass."""
 
     @builtins.property
     def event_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The events of which the signal has to be about one."""
+        """They are the events of which the signal has to be about one. When it is empty all pass."""
 
     @builtins.property
     def market_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The markets of which at least one leg has to trade one."""
+        """They are the markets of which at least one leg has to trade one. When it is empty all pass."""
 
     @builtins.property
     def kinds(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The kinds, for example "arb.event_sum"."""
+        """They are the kinds, for example "arb.event_sum". When it is empty all pass."""
 
     @builtins.property
     def strategy_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of strategies."""
+        """They are the ids of strategies. When it is empty all pass."""
 
     @builtins.property
     def directions(self) -> containers.RepeatedScalarFieldContainer[SignalDirection.ValueType]:
-        """The directions."""
+        """They are the directions. When it is empty all pass."""
 
     def __init__(
         self,

@@ -40,15 +40,15 @@ class SignalHistoryFilter(message.Message):
     CREATE_TIME_RANGE_FIELD_NUMBER: builtins.int
     @builtins.property
     def states(self) -> containers.RepeatedScalarFieldContainer[signal_pb2.SignalState.ValueType]:
-        """The states."""
+        """They are the states. When it is empty all pass."""
 
     @builtins.property
     def opportunity_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of opportunities, for all revisions of each."""
+        """They are the ids of opportunities, for all revisions of each. When it is empty all pass."""
 
     @builtins.property
     def create_time_range(self) -> time_range_pb2.TimeRange:
-        """The range that create_time has to lie in. When it is absent all signals pass."""
+        """It is the range that create_time has to lie in. When it is absent all signals pass."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class SignalHistoryFilter(message.Message):
 
 @typing.final
 class ListSignalsRequest(message.Message):
-    """The request of ListSignals."""
+    """ListSignalsRequest is the request of ListSignals."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -77,22 +77,22 @@ class ListSignalsRequest(message.Message):
     INCLUDE_SIMULATED_FIELD_NUMBER: builtins.int
     INCLUDE_REPLAY_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
+    """It tells how many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
     page_token: builtins.str
-    """The next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
+    """It is the next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
     view: signal_pb2.SignalView.ValueType
-    """How much of each signal is answered. UNSPECIFIED means BASIC."""
+    """It tells how much of each signal is answered. UNSPECIFIED means BASIC."""
     include_simulated: builtins.bool
-    """True to have signals of simulated data too."""
+    """It is true to have signals of simulated data too."""
     include_replay: builtins.bool
-    """True to have signals of replayed data too."""
+    """It is true to have signals of replayed data too."""
     @builtins.property
     def filter(self) -> signal_pb2.SignalFilter:
-        """Which signals are asked for, as on the stream. When it is absent all are."""
+        """It tells which signals are asked for, as on the stream. When it is absent all are."""
 
     @builtins.property
     def history(self) -> SignalHistoryFilter:
-        """What narrows the list further. When it is absent nothing does."""
+        """It tells what narrows the list further. When it is absent nothing does."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class ListSignalsRequest(message.Message):
 
 @typing.final
 class ListSignalsResponse(message.Message):
-    """The answer of ListSignals."""
+    """ListSignalsResponse is the answer of ListSignals."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -122,14 +122,16 @@ class ListSignalsResponse(message.Message):
     AS_OF_SEQUENCE_FIELD_NUMBER: builtins.int
     DATA_SET_ID_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """The token of the next page. It is empty on the last page, and only there."""
+    """It is the token of the next page. It is empty on the last page, and only there."""
     as_of_sequence: builtins.int
-    """The head of the log when the page was read. WatchSignals started at this position misses nothing after the page."""
+    """It is the head of the log when the page was read. WatchSignals started at this position misses nothing after the
+    page.
+    """
     data_set_id: builtins.str
-    """The id of the data set that the sequence belongs to."""
+    """It is the id of the data set that the sequence belongs to."""
     @builtins.property
     def signals(self) -> containers.RepeatedCompositeFieldContainer[signal_pb2.Signal]:
-        """The signals of the page."""
+        """They are the signals of the page."""
 
     def __init__(
         self,
@@ -147,16 +149,16 @@ class ListSignalsResponse(message.Message):
 
 @typing.final
 class GetSignalRequest(message.Message):
-    """The request of GetSignal."""
+    """GetSignalRequest is the request of GetSignal."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     SIGNAL_ID_FIELD_NUMBER: builtins.int
     VIEW_FIELD_NUMBER: builtins.int
     signal_id: builtins.str
-    """The signal's id."""
+    """It is the signal's id. It has to be given."""
     view: signal_pb2.SignalView.ValueType
-    """How much of the signal is answered. UNSPECIFIED means FULL."""
+    """It tells how much of the signal is answered. UNSPECIFIED means FULL."""
     def __init__(
         self,
         *,
@@ -171,17 +173,17 @@ class GetSignalRequest(message.Message):
 
 @typing.final
 class GetSignalResponse(message.Message):
-    """The answer of GetSignal."""
+    """GetSignalResponse is the answer of GetSignal."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     SIGNAL_FIELD_NUMBER: builtins.int
     SEQUENCE_FIELD_NUMBER: builtins.int
     sequence: builtins.int
-    """The sequence of the event that made it."""
+    """It is the sequence of the event that made it."""
     @builtins.property
     def signal(self) -> signal_pb2.Signal:
-        """The signal."""
+        """It is the signal."""
 
     def __init__(
         self,
@@ -206,10 +208,10 @@ class StrategyFilter(message.Message):
     KINDS_FIELD_NUMBER: builtins.int
     ENABLED_FIELD_NUMBER: builtins.int
     enabled: builtins.bool
-    """True for those that run, false for those that don't. When it is absent both pass."""
+    """It is true for those that run, false for those that don't. When it is absent both pass."""
     @builtins.property
     def kinds(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The kinds."""
+        """They are the kinds. When it is empty all pass."""
 
     def __init__(
         self,
@@ -227,7 +229,7 @@ class StrategyFilter(message.Message):
 
 @typing.final
 class ListStrategiesRequest(message.Message):
-    """The request of ListStrategies."""
+    """ListStrategiesRequest is the request of ListStrategies."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -235,12 +237,12 @@ class ListStrategiesRequest(message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
+    """It tells how many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
     page_token: builtins.str
-    """The next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
+    """It is the next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
     @builtins.property
     def filter(self) -> StrategyFilter:
-        """Which strategies are asked for. When it is absent all are."""
+        """It tells which strategies are asked for. When it is absent all are."""
 
     def __init__(
         self,
@@ -257,17 +259,17 @@ class ListStrategiesRequest(message.Message):
 
 @typing.final
 class ListStrategiesResponse(message.Message):
-    """The answer of ListStrategies."""
+    """ListStrategiesResponse is the answer of ListStrategies."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     STRATEGIES_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """The token of the next page. It is empty on the last page, and only there."""
+    """It is the token of the next page. It is empty on the last page, and only there."""
     @builtins.property
     def strategies(self) -> containers.RepeatedCompositeFieldContainer[strategy_pb2.Strategy]:
-        """The strategies of the page."""
+        """They are the strategies of the page."""
 
     def __init__(
         self,
@@ -283,13 +285,13 @@ class ListStrategiesResponse(message.Message):
 
 @typing.final
 class GetStrategyRequest(message.Message):
-    """The request of GetStrategy."""
+    """GetStrategyRequest is the request of GetStrategy."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     STRATEGY_ID_FIELD_NUMBER: builtins.int
     strategy_id: builtins.str
-    """The strategy's id."""
+    """It is the strategy's id. It has to be given."""
     def __init__(
         self,
         *,
@@ -303,14 +305,14 @@ class GetStrategyRequest(message.Message):
 
 @typing.final
 class GetStrategyResponse(message.Message):
-    """The answer of GetStrategy."""
+    """GetStrategyResponse is the answer of GetStrategy."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     STRATEGY_FIELD_NUMBER: builtins.int
     @builtins.property
     def strategy(self) -> strategy_pb2.Strategy:
-        """The strategy."""
+        """It is the strategy."""
 
     def __init__(
         self,
@@ -325,7 +327,7 @@ class GetStrategyResponse(message.Message):
 
 @typing.final
 class GetStrategyPerformanceRequest(message.Message):
-    """The request of GetStrategyPerformance."""
+    """GetStrategyPerformanceRequest is the request of GetStrategyPerformance."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -334,14 +336,14 @@ class GetStrategyPerformanceRequest(message.Message):
     PERIOD_FIELD_NUMBER: builtins.int
     SIMULATED_FIELD_NUMBER: builtins.int
     strategy_id: builtins.str
-    """The strategy's id."""
+    """It is the strategy's id. It has to be given."""
     kind_version: builtins.int
-    """The version of the kind. 0 means the one that runs."""
+    """It is the version of the kind. 0 means the one that runs."""
     simulated: builtins.bool
-    """True to count signals of simulated data instead of live ones. The two are never mixed."""
+    """It is true to count signals of simulated data instead of live ones. The two are never mixed."""
     @builtins.property
     def period(self) -> time_range_pb2.TimeRange:
-        """The range that trigger_time has to lie in. When it is absent all signals count."""
+        """It is the range that trigger_time has to lie in. When it is absent all signals count."""
 
     def __init__(
         self,
@@ -359,14 +361,14 @@ class GetStrategyPerformanceRequest(message.Message):
 
 @typing.final
 class GetStrategyPerformanceResponse(message.Message):
-    """The answer of GetStrategyPerformance."""
+    """GetStrategyPerformanceResponse is the answer of GetStrategyPerformance."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     PERFORMANCE_FIELD_NUMBER: builtins.int
     @builtins.property
     def performance(self) -> strategy_pb2.StrategyPerformance:
-        """The track record."""
+        """It is the track record."""
 
     def __init__(
         self,
@@ -381,19 +383,19 @@ class GetStrategyPerformanceResponse(message.Message):
 
 @typing.final
 class ReportExecutionsRequest(message.Message):
-    """The request of ReportExecutions."""
+    """ReportExecutionsRequest is the request of ReportExecutions."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     FILLS_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """A UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again. It may be
-    empty.
+    """It is a UUID4 that makes the call safe to repeat: the same id and body within 24 hours get the first answer again.
+    It may be empty.
     """
     @builtins.property
     def fills(self) -> containers.RepeatedCompositeFieldContainer[execution_pb2.Fill]:
-        """The fills, from 1 to 500."""
+        """They are the fills, from 1 to 500."""
 
     def __init__(
         self,
@@ -416,10 +418,10 @@ class ReportedExecution(message.Message):
     EXECUTION_FIELD_NUMBER: builtins.int
     ALREADY_REPORTED_FIELD_NUMBER: builtins.int
     already_reported: builtins.bool
-    """True where the same fill had been reported before, so that nothing was stored."""
+    """It is true where the same fill had been reported before, so that nothing was stored."""
     @builtins.property
     def execution(self) -> execution_pb2.Execution:
-        """The execution as it is stored."""
+        """It is the execution as it is stored."""
 
     def __init__(
         self,
@@ -435,14 +437,14 @@ class ReportedExecution(message.Message):
 
 @typing.final
 class ReportExecutionsResponse(message.Message):
-    """The answer of ReportExecutions."""
+    """ReportExecutionsResponse is the answer of ReportExecutions."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: builtins.int
     @builtins.property
     def results(self) -> containers.RepeatedCompositeFieldContainer[ReportedExecution]:
-        """What became of each fill, in the order of the request."""
+        """They tell what became of each fill, in the order of the request."""
 
     def __init__(
         self,
@@ -471,27 +473,27 @@ class ExecutionFilter(message.Message):
     OWNERS_FIELD_NUMBER: builtins.int
     @builtins.property
     def venues(self) -> containers.RepeatedScalarFieldContainer[venue_pb2.Venue.ValueType]:
-        """The venues."""
+        """They are the venues. When it is empty all pass."""
 
     @builtins.property
     def market_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of markets."""
+        """They are the ids of markets. When it is empty all pass."""
 
     @builtins.property
     def signal_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of signals."""
+        """They are the ids of signals. When it is empty all pass."""
 
     @builtins.property
     def strategy_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The ids of the strategies that made the signals."""
+        """They are the ids of the strategies that made the signals. When it is empty all pass."""
 
     @builtins.property
     def venue_time_range(self) -> time_range_pb2.TimeRange:
-        """The range that the fill's venue_time has to lie in. When it is absent all executions pass."""
+        """It is the range that the fill's venue_time has to lie in. When it is absent all executions pass."""
 
     @builtins.property
     def owners(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The owners. Only an admin may name another than itself."""
+        """They are the owners. Only an admin may name another than itself."""
 
     def __init__(
         self,
@@ -511,7 +513,7 @@ class ExecutionFilter(message.Message):
 
 @typing.final
 class ListExecutionsRequest(message.Message):
-    """The request of ListExecutions."""
+    """ListExecutionsRequest is the request of ListExecutions."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -519,12 +521,12 @@ class ListExecutionsRequest(message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
+    """It tells how many entries the page has at most. 0 means 50, and more than 1,000 is taken as 1,000."""
     page_token: builtins.str
-    """The next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
+    """It is the next_page_token of the page before, with all other arguments the same. It is empty for the first page."""
     @builtins.property
     def filter(self) -> ExecutionFilter:
-        """Which executions are asked for. When it is absent all that the caller may see are."""
+        """It tells which executions are asked for. When it is absent all that the caller may see are."""
 
     def __init__(
         self,
@@ -541,17 +543,17 @@ class ListExecutionsRequest(message.Message):
 
 @typing.final
 class ListExecutionsResponse(message.Message):
-    """The answer of ListExecutions."""
+    """ListExecutionsResponse is the answer of ListExecutions."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     EXECUTIONS_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
-    """The token of the next page. It is empty on the last page, and only there."""
+    """It is the token of the next page. It is empty on the last page, and only there."""
     @builtins.property
     def executions(self) -> containers.RepeatedCompositeFieldContainer[execution_pb2.Execution]:
-        """The executions of the page."""
+        """They are the executions of the page."""
 
     def __init__(
         self,
@@ -574,9 +576,9 @@ class LogPosition(message.Message):
     DATA_SET_ID_FIELD_NUMBER: builtins.int
     SEQUENCE_FIELD_NUMBER: builtins.int
     data_set_id: builtins.str
-    """The id of the data set that the sequence belongs to, as the stream's started told it."""
+    """It is the id of the data set that the sequence belongs to, as the stream's started told it."""
     sequence: builtins.int
-    """The sequence of the last event that was dealt with. 0 is the beginning of the log."""
+    """It is the sequence of the last event that was dealt with. 0 is the beginning of the log."""
     def __init__(
         self,
         *,
@@ -631,22 +633,26 @@ class WatchSignalsStart(message.Message):
     NOW_FIELD_NUMBER: builtins.int
     ACTIVE_SNAPSHOT_FIELD_NUMBER: builtins.int
     resume_token: builtins.str
-    """Strictly after the message that carried this token. The filter has to be the same as that stream's."""
+    """The stream starts strictly after the message that carried this token. The filter has to be the same as that
+    stream's.
+    """
     @builtins.property
     def position(self) -> LogPosition:
-        """Strictly after an event, with any filter. This is how a caller changes its filter and goes on."""
+        """The stream starts strictly after an event, with any filter. This is how a caller changes its filter and goes on."""
 
     @builtins.property
     def start_time(self) -> timestamp_pb2.Timestamp:
-        """With the first event that was committed at or after an instant. An instant in the future is refused."""
+        """The stream starts with the first event that was committed at or after an instant. An instant in the future is
+        refused.
+        """
 
     @builtins.property
     def now(self) -> StartNow:
-        """With what comes next."""
+        """The stream starts with what comes next."""
 
     @builtins.property
     def active_snapshot(self) -> StartWithActive:
-        """With a snapshot of the active opportunities that match, and then with what comes next."""
+        """The stream starts with a snapshot of the active opportunities that match, and goes on with what comes next."""
 
     def __init__(
         self,
@@ -667,7 +673,7 @@ class WatchSignalsStart(message.Message):
 
 @typing.final
 class WatchSignalsRequest(message.Message):
-    """The request of WatchSignals."""
+    """WatchSignalsRequest is the request of WatchSignals."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -679,26 +685,26 @@ class WatchSignalsRequest(message.Message):
     VIEW_FIELD_NUMBER: builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: builtins.int
     skip_expired: builtins.bool
-    """True to leave out the CREATED and REVISED events whose signal had expired when they were to be sent. What ends or
-    grades a signal is sent all the same.
+    """It is true to leave out the CREATED and REVISED events whose signal had expired when they were to be sent. What
+    ends or grades a signal is sent all the same.
     """
     include_simulated: builtins.bool
-    """True to have signals of simulated data too."""
+    """It is true to have signals of simulated data too."""
     include_replay: builtins.bool
-    """True to have signals of replayed data too."""
+    """It is true to have signals of replayed data too."""
     view: signal_pb2.SignalView.ValueType
-    """How much of each signal is sent. UNSPECIFIED means BASIC."""
+    """It tells how much of each signal is sent. UNSPECIFIED means BASIC."""
     @builtins.property
     def filter(self) -> signal_pb2.SignalFilter:
-        """Which signals are asked for. When it is absent all are."""
+        """It tells which signals are asked for. When it is absent all are."""
 
     @builtins.property
     def start(self) -> WatchSignalsStart:
-        """Where the stream starts. When it is absent it starts now."""
+        """It tells where the stream starts. When it is absent it starts now."""
 
     @builtins.property
     def heartbeat_interval(self) -> duration_pb2.Duration:
-        """How often a heartbeat comes on a quiet stream, from 1 s to 60 s. When it is absent it is 10 s."""
+        """It tells how often a heartbeat comes on a quiet stream, from 1 s to 60 s. When it is absent it is 10 s."""
 
     def __init__(
         self,
@@ -730,22 +736,22 @@ class SignalWatchStarted(message.Message):
     HEARTBEAT_INTERVAL_FIELD_NUMBER: builtins.int
     END_TIME_FIELD_NUMBER: builtins.int
     data_set_id: builtins.str
-    """The id of the data set, ^ds_[a-z2-7]{16,40}$. It changes where the log isn't the continuation of the one before, as
-    after a restore from a backup.
+    """It is the id of the data set, ^ds_[a-z2-7]{16,40}$. It changes where the log isn't the continuation of the one
+    before, as after a restore from a backup.
     """
     start_sequence: builtins.int
-    """The place after which the stream starts."""
+    """It is the place after which the stream starts."""
     oldest_sequence: builtins.int
-    """The lowest sequence that can be read, which is one above the head in an empty log."""
+    """It is the lowest sequence that can be read, which is one above the head in an empty log."""
     view: signal_pb2.SignalView.ValueType
-    """The view that holds."""
+    """It is the view that holds."""
     @builtins.property
     def heartbeat_interval(self) -> duration_pb2.Duration:
-        """The heartbeat interval that holds."""
+        """It is the heartbeat interval that holds."""
 
     @builtins.property
     def end_time(self) -> timestamp_pb2.Timestamp:
-        """When the stream is going to be ended for its age, with a closing before."""
+        """It tells when the stream is going to be ended for its age, with a closing before."""
 
     def __init__(
         self,
@@ -771,7 +777,7 @@ class SignalCaughtUp(message.Message):
 
     SEQUENCE_FIELD_NUMBER: builtins.int
     sequence: builtins.int
-    """The head that was reached."""
+    """It is the head that was reached."""
     def __init__(
         self,
         *,
@@ -792,9 +798,9 @@ class SignalSnapshot(message.Message):
     AS_OF_SEQUENCE_FIELD_NUMBER: builtins.int
     COMPLETE_FIELD_NUMBER: builtins.int
     as_of_sequence: builtins.int
-    """The head as of which the opportunities are active. The stream goes on strictly after it."""
+    """It is the head as of which the opportunities are active. The stream goes on strictly after it."""
     complete: builtins.bool
-    """True in the last message of the snapshot."""
+    """It is true in the last message of the snapshot."""
     def __init__(
         self,
         *,
@@ -809,7 +815,7 @@ class SignalSnapshot(message.Message):
 
 @typing.final
 class WatchSignalsResponse(message.Message):
-    """One message of WatchSignals.
+    """WatchSignalsResponse is one message of WatchSignals.
 
     events and all other fields may be serialised apart and put one after the other, in any order: the server encodes each
     event once and joins the pieces.
@@ -836,43 +842,45 @@ class WatchSignalsResponse(message.Message):
     through_sequence: builtins.int
     """The message covers the log to here, inclusive: every event of the stretch that matches the filter is in it."""
     head_sequence: builtins.int
-    """The head of the log when the message was made. What is between through_sequence and it is still to come."""
+    """It is the head of the log when the message was made. What is between through_sequence and it is still to come."""
     resume_token: builtins.str
-    """The token that resumes strictly after this message. It is opaque, good for the same filter, and present in each
-    message but those of an incomplete snapshot.
+    """It is the token that resumes strictly after this message. It is opaque, good for the same filter, and present in
+    each message but those of an incomplete snapshot.
     """
     @builtins.property
     def events(self) -> containers.RepeatedCompositeFieldContainer[signal_pb2.SignalEvent]:
-        """The events, by ascending sequence. A reader that lags gets many in one message."""
+        """They are the events, by ascending sequence. A reader that lags gets many in one message."""
 
     @builtins.property
     def send_time(self) -> timestamp_pb2.Timestamp:
-        """When the message was handed to the transport."""
+        """It tells when the message was handed to the transport."""
 
     @builtins.property
     def started(self) -> SignalWatchStarted:
-        """The terms of the stream. It is in the first message alone."""
+        """It is the terms of the stream. It is in the first message alone."""
 
     @builtins.property
     def caught_up(self) -> SignalCaughtUp:
-        """Present in the message with which the stream reaches the head of the log, each time that it had fallen behind."""
+        """It is present in the message with which the stream reaches the head of the log, each time that it had fallen
+        behind.
+        """
 
     @builtins.property
     def heartbeat(self) -> stream_pb2.StreamHeartbeat:
-        """A sign of life. It is present in a message that comes for that reason."""
+        """It is a sign of life. It is present in a message that comes for that reason."""
 
     @builtins.property
     def feed_statuses(self) -> containers.RepeatedCompositeFieldContainer[feed_status_pb2.FeedStatus]:
-        """The state of each venue's feed in the first message, and of those that changed in later ones."""
+        """They are the state of each venue's feed in the first message, and of those that changed in later ones."""
 
     @builtins.property
     def closing(self) -> stream_pb2.StreamClosing:
-        """Present in the last message of a stream that the server ends on purpose."""
+        """It is present in the last message of a stream that the server ends on purpose."""
 
     @builtins.property
     def snapshot(self) -> SignalSnapshot:
-        """Present in the messages of a snapshot. Their events are the latest CREATED or REVISED one of each active opportunity,
-        and after_sequence and through_sequence are both as_of_sequence.
+        """It is present in the messages of a snapshot. Their events are the latest CREATED or REVISED one of each active
+        opportunity, and after_sequence and through_sequence are both as_of_sequence.
         """
 
     def __init__(

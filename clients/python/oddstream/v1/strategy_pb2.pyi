@@ -33,15 +33,15 @@ class _ParameterTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Paramete
     PARAMETER_TYPE_UNSPECIFIED: _ParameterType.ValueType  # 0
     """The type is not stated. The server never sends it."""
     PARAMETER_TYPE_INTEGER: _ParameterType.ValueType  # 1
-    """A whole number of things."""
+    """It takes a whole number of things."""
     PARAMETER_TYPE_MICROS: _ParameterType.ValueType  # 2
-    """A quantity in millionths of its unit."""
+    """It takes a quantity in millionths of its unit."""
     PARAMETER_TYPE_DURATION: _ParameterType.ValueType  # 3
-    """A span of time."""
+    """It takes a span of time."""
     PARAMETER_TYPE_BOOLEAN: _ParameterType.ValueType  # 4
-    """True or false."""
+    """It takes true or false."""
     PARAMETER_TYPE_WORD: _ParameterType.ValueType  # 5
-    """One of a set of words."""
+    """It takes one of a set of words."""
 
 class ParameterType(_ParameterType, metaclass=_ParameterTypeEnumTypeWrapper):
     """ParameterType is what kind of value a parameter takes."""
@@ -49,15 +49,15 @@ class ParameterType(_ParameterType, metaclass=_ParameterTypeEnumTypeWrapper):
 PARAMETER_TYPE_UNSPECIFIED: ParameterType.ValueType  # 0
 """The type is not stated. The server never sends it."""
 PARAMETER_TYPE_INTEGER: ParameterType.ValueType  # 1
-"""A whole number of things."""
+"""It takes a whole number of things."""
 PARAMETER_TYPE_MICROS: ParameterType.ValueType  # 2
-"""A quantity in millionths of its unit."""
+"""It takes a quantity in millionths of its unit."""
 PARAMETER_TYPE_DURATION: ParameterType.ValueType  # 3
-"""A span of time."""
+"""It takes a span of time."""
 PARAMETER_TYPE_BOOLEAN: ParameterType.ValueType  # 4
-"""True or false."""
+"""It takes true or false."""
 PARAMETER_TYPE_WORD: ParameterType.ValueType  # 5
-"""One of a set of words."""
+"""It takes one of a set of words."""
 
 class _StrategyOrigin:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -91,13 +91,13 @@ class _PerformanceHorizonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Per
     PERFORMANCE_HORIZON_UNSPECIFIED: _PerformanceHorizon.ValueType  # 0
     """The horizon is not stated, as in a slice that holds all of them."""
     PERFORMANCE_HORIZON_UNDER_HOUR: _PerformanceHorizon.ValueType  # 1
-    """Less than an hour."""
+    """It was less than an hour."""
     PERFORMANCE_HORIZON_UNDER_DAY: _PerformanceHorizon.ValueType  # 2
-    """From an hour to less than a day."""
+    """It was from an hour to less than a day."""
     PERFORMANCE_HORIZON_UNDER_WEEK: _PerformanceHorizon.ValueType  # 3
-    """From a day to less than a week."""
+    """It was from a day to less than a week."""
     PERFORMANCE_HORIZON_WEEK_OR_MORE: _PerformanceHorizon.ValueType  # 4
-    """A week or more."""
+    """It was a week or more."""
 
 class PerformanceHorizon(_PerformanceHorizon, metaclass=_PerformanceHorizonEnumTypeWrapper):
     """PerformanceHorizon is how long before the expected settlement a signal was made."""
@@ -105,13 +105,13 @@ class PerformanceHorizon(_PerformanceHorizon, metaclass=_PerformanceHorizonEnumT
 PERFORMANCE_HORIZON_UNSPECIFIED: PerformanceHorizon.ValueType  # 0
 """The horizon is not stated, as in a slice that holds all of them."""
 PERFORMANCE_HORIZON_UNDER_HOUR: PerformanceHorizon.ValueType  # 1
-"""Less than an hour."""
+"""It was less than an hour."""
 PERFORMANCE_HORIZON_UNDER_DAY: PerformanceHorizon.ValueType  # 2
-"""From an hour to less than a day."""
+"""It was from an hour to less than a day."""
 PERFORMANCE_HORIZON_UNDER_WEEK: PerformanceHorizon.ValueType  # 3
-"""From a day to less than a week."""
+"""It was from a day to less than a week."""
 PERFORMANCE_HORIZON_WEEK_OR_MORE: PerformanceHorizon.ValueType  # 4
-"""A week or more."""
+"""It was a week or more."""
 
 @typing.final
 class ParameterValue(message.Message):
@@ -125,16 +125,16 @@ class ParameterValue(message.Message):
     BOOLEAN_VALUE_FIELD_NUMBER: builtins.int
     WORD_VALUE_FIELD_NUMBER: builtins.int
     integer_value: builtins.int
-    """A whole number."""
+    """It is a whole number."""
     micros_value: builtins.int
-    """A quantity in millionths of the parameter's unit."""
+    """It is a quantity in millionths of the parameter's unit."""
     boolean_value: builtins.bool
-    """True or false."""
+    """It is true or false."""
     word_value: builtins.str
-    """A word."""
+    """It is a word."""
     @builtins.property
     def duration_value(self) -> duration_pb2.Duration:
-        """A span of time, up to 3,650 days."""
+        """It is a span of time, up to 3,650 days."""
 
     def __init__(
         self,
@@ -168,28 +168,28 @@ class ParameterDeclaration(message.Message):
     MAXIMUM_VALUE_FIELD_NUMBER: builtins.int
     WORDS_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """The parameter's name in lower_snake_case."""
+    """It is the parameter's name in lower_snake_case."""
     description: builtins.str
-    """What it does, in a sentence."""
+    """It tells what it does, in a sentence."""
     type: ParameterType.ValueType
-    """The type of its values."""
+    """It is the type of its values."""
     unit: builtins.str
-    """The unit of its values, for example "USD" or "standard deviations". It is empty where the type says it all."""
+    """It is the unit of its values, for example "USD" or "standard deviations". It is empty where the type says it all."""
     @builtins.property
     def default_value(self) -> ParameterValue:
-        """The value that holds where none is given."""
+        """It is the value that holds where none is given."""
 
     @builtins.property
     def minimum_value(self) -> ParameterValue:
-        """The least value allowed. It is absent where there is none."""
+        """It is the least value allowed. It is absent where there is none."""
 
     @builtins.property
     def maximum_value(self) -> ParameterValue:
-        """The greatest value allowed. It is absent where there is none."""
+        """It is the greatest value allowed. It is absent where there is none."""
 
     @builtins.property
     def words(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The words allowed. It is empty unless the type is WORD."""
+        """They are the words allowed. It is empty unless the type is WORD."""
 
     def __init__(
         self,
@@ -255,50 +255,50 @@ class Strategy(message.Message):
     UPDATE_TIME_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
     strategy_id: builtins.str
-    """The strategy's id: the kind, and where several configurations of one kind run a suffix behind a colon."""
+    """It is the strategy's id: the kind, and where several configurations of one kind run a suffix behind a colon."""
     kind: builtins.str
-    """The kind, for example "stat.mean_reversion"."""
+    """It is the kind, for example "stat.mean_reversion"."""
     kind_version: builtins.int
-    """The version of the kind's formula, raised by hand when its results change."""
+    """It is the version of the kind's formula, raised by hand when its results change."""
     display_name: builtins.str
-    """A short name for people."""
+    """It is a short name for people."""
     description: builtins.str
-    """The formula in words and symbols, naming the evidence that its signals carry."""
+    """It is the formula in words and symbols, naming the evidence that its signals carry."""
     formula_source: builtins.str
-    """Where the formula comes from."""
+    """It tells where the formula comes from."""
     enabled: builtins.bool
-    """True where the pipeline runs it. UpdateStrategy may change it."""
+    """It is true where the pipeline runs it. UpdateStrategy may change it."""
     params_digest: builtins.str
-    """SHA-256 of the parameters in lower-case hex."""
+    """It is the SHA-256 of the parameters in lower-case hex."""
     params_revision: builtins.int
-    """1 for the first set of parameters, and one more at each change."""
+    """It is 1 for the first set of parameters, and one more at each change."""
     group: builtins.bool
-    """True where it looks at all markets of an event or a link together."""
+    """It is true where it looks at all markets of an event or a link together."""
     strength_map: builtins.str
-    """How evidence maps to strength, in a sentence."""
+    """It tells how evidence maps to strength, in a sentence."""
     origin: StrategyOrigin.ValueType
-    """Where its code comes from."""
+    """It tells where its code comes from."""
     etag: builtins.str
-    """The version of the strategy, for the etag of UpdateStrategy."""
+    """It is the version of the strategy, for the etag of UpdateStrategy."""
     @builtins.property
     def params(self) -> containers.MessageMap[builtins.str, ParameterValue]:
-        """The parameters that it runs with, by name, defaults filled in. UpdateStrategy may change them."""
+        """They are the parameters that it runs with, by name, defaults filled in. UpdateStrategy may change them."""
 
     @builtins.property
     def parameters(self) -> containers.RepeatedCompositeFieldContainer[ParameterDeclaration]:
-        """The declarations of its parameters, by name."""
+        """They are the declarations of its parameters, by name."""
 
     @builtins.property
     def input_columns(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The columns of the data that it reads."""
+        """They are the columns of the data that it reads."""
 
     @builtins.property
     def warm_up(self) -> duration_pb2.Duration:
-        """How much data it needs before its first signal."""
+        """It tells how much data it needs before its first signal."""
 
     @builtins.property
     def update_time(self) -> timestamp_pb2.Timestamp:
-        """When its parameters or its switch last changed."""
+        """It tells when its parameters or its switch last changed."""
 
     def __init__(
         self,
@@ -340,15 +340,15 @@ class CalibrationBin(message.Message):
     MEAN_FORECAST_FIELD_NUMBER: builtins.int
     FREQUENCY_FIELD_NUMBER: builtins.int
     start_price_micros: builtins.int
-    """The lowest forecast of the bin in micros of USD, included."""
+    """It is the lowest forecast of the bin in micros of USD, included."""
     end_price_micros: builtins.int
-    """The first price above the bin in micros of USD."""
+    """It is the first price above the bin in micros of USD."""
     count: builtins.int
-    """The number of forecasts in the bin."""
+    """It is the number of forecasts in the bin."""
     mean_forecast: builtins.float
-    """The mean forecast, from 0 to 1. It is absent where the bin is empty."""
+    """It is the mean forecast, from 0 to 1. It is absent where the bin is empty."""
     frequency: builtins.float
-    """The share that came true, from 0 to 1. It is absent where the bin is empty."""
+    """It is the share that came true, from 0 to 1. It is absent where the bin is empty."""
     def __init__(
         self,
         *,
@@ -393,36 +393,36 @@ class PerformanceFigures(message.Message):
     EXECUTED_PROFIT_MICROS_FIELD_NUMBER: builtins.int
     CALIBRATION_FIELD_NUMBER: builtins.int
     signal_count: builtins.int
-    """The number of signals published."""
+    """It is the number of signals published."""
     graded_count: builtins.int
-    """The number of signals graded, voids left out."""
+    """It is the number of signals graded, voids left out."""
     void_count: builtins.int
-    """The number of signals whose market was declared void."""
+    """It is the number of signals whose market was declared void."""
     hit_rate: builtins.float
-    """The share of graded signals with a positive realised edge, from 0 to 1."""
+    """It is the share of graded signals with a positive realised edge, from 0 to 1."""
     hit_rate_low: builtins.float
-    """The lower end of the 95 % Wilson interval of the hit rate."""
+    """It is the lower end of the 95 % Wilson interval of the hit rate."""
     hit_rate_high: builtins.float
-    """The upper end of the 95 % Wilson interval of the hit rate."""
+    """It is the upper end of the 95 % Wilson interval of the hit rate."""
     brier: builtins.float
-    """The two-class Brier score of the strategy's fair value. It is absent where the strategy emits none."""
+    """It is the two-class Brier score of the strategy's fair value. It is absent where the strategy emits none."""
     brier_crowd: builtins.float
-    """The two-class Brier score of the entry price over the same signals."""
+    """It is the two-class Brier score of the entry price over the same signals."""
     mean_realized_edge_micros: builtins.int
-    """The mean realised edge of one contract at the signal's limit, in micros of USD."""
+    """It is the mean realised edge of one contract at the signal's limit, in micros of USD."""
     mean_next_quote_edge_micros: builtins.int
-    """The mean realised edge of one contract at the touch one quote later, in micros of USD."""
+    """It is the mean realised edge of one contract at the touch one quote later, in micros of USD."""
     realized_edge_low_micros: builtins.int
-    """The lower end of the 95 % bootstrap interval of the mean realised edge, clustered by event, in micros of USD."""
+    """It is the lower end of the 95 % bootstrap interval of the mean realised edge, clustered by event, in micros of USD."""
     realized_edge_high_micros: builtins.int
-    """The upper end of that interval in micros of USD."""
+    """It is the upper end of that interval in micros of USD."""
     execution_count: builtins.int
-    """The number of executions reported on these signals."""
+    """It is the number of executions reported on these signals."""
     executed_profit_micros: builtins.int
-    """What the reported executions earned after fees, in micros of USD. It is absent where none settled."""
+    """It tells what the reported executions earned after fees, in micros of USD. It is absent where none settled."""
     @builtins.property
     def calibration(self) -> containers.RepeatedCompositeFieldContainer[CalibrationBin]:
-        """How forecasts compare with results, in ascending order of price."""
+        """They tell how forecasts compare with results, in ascending order of price."""
 
     def __init__(
         self,
@@ -498,12 +498,12 @@ class PerformanceSlice(message.Message):
     HORIZON_FIELD_NUMBER: builtins.int
     FIGURES_FIELD_NUMBER: builtins.int
     venue: venue_pb2.Venue.ValueType
-    """The venue. It is UNSPECIFIED in a slice over all venues."""
+    """It is the venue. It is UNSPECIFIED in a slice over all venues."""
     horizon: PerformanceHorizon.ValueType
-    """The horizon. It is UNSPECIFIED in a slice over all horizons."""
+    """It is the horizon. It is UNSPECIFIED in a slice over all horizons."""
     @builtins.property
     def figures(self) -> PerformanceFigures:
-        """The figures of the slice."""
+        """It is the figures of the slice."""
 
     def __init__(
         self,
@@ -532,28 +532,28 @@ class StrategyPerformance(message.Message):
     DISCLAIMER_FIELD_NUMBER: builtins.int
     COMPUTE_TIME_FIELD_NUMBER: builtins.int
     strategy_id: builtins.str
-    """The id of the strategy."""
+    """It is the id of the strategy."""
     kind_version: builtins.int
-    """The version of the kind that the figures are of. Versions are never mixed."""
+    """It is the version of the kind that the figures are of. Versions are never mixed."""
     @builtins.property
     def period(self) -> time_range_pb2.TimeRange:
-        """The stretch of trigger times that the figures are of."""
+        """It is the stretch of trigger times that the figures are of."""
 
     @builtins.property
     def overall(self) -> PerformanceFigures:
-        """The figures over all venues and horizons."""
+        """It is the figures over all venues and horizons."""
 
     @builtins.property
     def slices(self) -> containers.RepeatedCompositeFieldContainer[PerformanceSlice]:
-        """The figures by venue and horizon, where there are any."""
+        """They are the figures by venue and horizon, where there are any."""
 
     @builtins.property
     def disclaimer(self) -> disclaimer_pb2.Disclaimer:
-        """The risk disclosure."""
+        """It is the risk disclosure."""
 
     @builtins.property
     def compute_time(self) -> timestamp_pb2.Timestamp:
-        """When the figures were computed."""
+        """It tells when the figures were computed."""
 
     def __init__(
         self,

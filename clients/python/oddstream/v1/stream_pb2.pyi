@@ -29,7 +29,7 @@ class StreamHeartbeat(message.Message):
     NEXT_WITHIN_FIELD_NUMBER: builtins.int
     @builtins.property
     def next_within(self) -> duration_pb2.Duration:
-        """How long at most until the next message. A client that hears nothing for twice this long should reconnect."""
+        """It tells how long at most until the next message. A client that hears nothing for twice this long should reconnect."""
 
     def __init__(
         self,
@@ -51,10 +51,10 @@ class StreamClosing(message.Message):
     REASON_FIELD_NUMBER: builtins.int
     RETRY_DELAY_FIELD_NUMBER: builtins.int
     reason: error_reason_pb2.ErrorReason.ValueType
-    """Why the stream ends: DRAINING, STREAM_AGE_REACHED, SLOW_CONSUMER or CREDENTIAL_REVOKED."""
+    """It tells why the stream ends: DRAINING, STREAM_AGE_REACHED, SLOW_CONSUMER or CREDENTIAL_REVOKED."""
     @builtins.property
     def retry_delay(self) -> duration_pb2.Duration:
-        """How long to wait before reconnecting. It is jittered, so that clients don't come back all at once."""
+        """It tells how long to wait before reconnecting. It is jittered, so that clients don't come back all at once."""
 
     def __init__(
         self,

@@ -70,10 +70,10 @@ class SweepParameter(message.Message):
     NAME_FIELD_NUMBER: builtins.int
     VALUES_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """The name of the parameter."""
+    """It is the name of the parameter."""
     @builtins.property
     def values(self) -> containers.RepeatedCompositeFieldContainer[strategy_pb2.ParameterValue]:
-        """The values to try in a grid, and the ones to draw from in a random search, from 1 to 1,000."""
+        """They are the values to try in a grid, and the ones to draw from in a random search, from 1 to 1,000."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class RandomSearch(message.Message):
 
     SET_COUNT_FIELD_NUMBER: builtins.int
     set_count: builtins.int
-    """How many combinations are drawn."""
+    """It tells how many combinations are drawn."""
     def __init__(
         self,
         *,
@@ -132,11 +132,11 @@ class WalkForward(message.Message):
     TESTING_LENGTH_FIELD_NUMBER: builtins.int
     @builtins.property
     def training_length(self) -> duration_pb2.Duration:
-        """How long the stretch is on which parameters are chosen."""
+        """It tells how long the stretch is on which parameters are chosen."""
 
     @builtins.property
     def testing_length(self) -> duration_pb2.Duration:
-        """How long the stretch is on which they are judged."""
+        """It tells how long the stretch is on which they are judged."""
 
     def __init__(
         self,
@@ -163,23 +163,25 @@ class SweepConfig(message.Message):
     WALK_FORWARD_FIELD_NUMBER: builtins.int
     @builtins.property
     def base(self) -> backtest_pb2.BacktestConfig:
-        """The backtest that is repeated. It has exactly one strategy, whose parameters hold where the sweep doesn't vary them."""
+        """It is the backtest that is repeated. It has exactly one strategy, whose parameters hold where the sweep doesn't
+        vary them.
+        """
 
     @builtins.property
     def parameters(self) -> containers.RepeatedCompositeFieldContainer[SweepParameter]:
-        """The parameters to vary, from 1 to 10."""
+        """They are the parameters to vary, from 1 to 10."""
 
     @builtins.property
     def grid(self) -> GridSearch:
-        """Every combination, up to 2,000."""
+        """Every combination is tried, up to 2,000 of them."""
 
     @builtins.property
     def random(self) -> RandomSearch:
-        """A random choice of combinations."""
+        """A random choice of combinations is tried."""
 
     @builtins.property
     def walk_forward(self) -> WalkForward:
-        """How parameters are judged out of sample. When it is absent no walk-forward is done."""
+        """It tells how parameters are judged out of sample. When it is absent no walk-forward is done."""
 
     def __init__(
         self,
@@ -230,16 +232,16 @@ class SweepSet(message.Message):
     RESULT_HASH_FIELD_NUMBER: builtins.int
     METRICS_FIELD_NUMBER: builtins.int
     set_number: builtins.int
-    """The number of the set within the sweep, from 1."""
+    """It is the number of the set within the sweep, from 1."""
     result_hash: builtins.str
-    """The hash of the result."""
+    """It is the hash of the result."""
     @builtins.property
     def params(self) -> containers.MessageMap[builtins.str, strategy_pb2.ParameterValue]:
-        """The values of the varied parameters by name."""
+        """They are the values of the varied parameters by name."""
 
     @builtins.property
     def metrics(self) -> backtest_pb2.BacktestMetrics:
-        """The figures of the set, without calibration."""
+        """It is the figures of the set, without calibration."""
 
     def __init__(
         self,
@@ -267,18 +269,18 @@ class WalkForwardWindow(message.Message):
     TRAINING_PROFIT_MICROS_FIELD_NUMBER: builtins.int
     TESTING_PROFIT_MICROS_FIELD_NUMBER: builtins.int
     chosen_set_number: builtins.int
-    """The number of the set that was chosen."""
+    """It is the number of the set that was chosen."""
     training_profit_micros: builtins.int
-    """What the chosen set earned while it was chosen, in micros of USD."""
+    """It tells what the chosen set earned while it was chosen, in micros of USD."""
     testing_profit_micros: builtins.int
-    """What it earned while it was judged, in micros of USD."""
+    """It tells what it earned while it was judged, in micros of USD."""
     @builtins.property
     def training_range(self) -> time_range_pb2.TimeRange:
-        """The stretch on which the parameters were chosen."""
+        """It is the stretch on which the parameters were chosen."""
 
     @builtins.property
     def testing_range(self) -> time_range_pb2.TimeRange:
-        """The stretch on which they were judged."""
+        """It is the stretch on which they were judged."""
 
     def __init__(
         self,
@@ -313,36 +315,38 @@ class SweepResult(message.Message):
     COVERAGE_FIELD_NUMBER: builtins.int
     DISCLAIMER_FIELD_NUMBER: builtins.int
     result_hash: builtins.str
-    """SHA-256 in lower-case hex over the results of all sets."""
+    """It is the SHA-256 in lower-case hex over the results of all sets."""
     overfitting_probability: builtins.float
-    """The probability that the set which is best in sample is below the median out of sample, from 0 to 1."""
+    """It is the probability that the set which is best in sample is below the median out of sample, from 0 to 1."""
     deflated_sharpe: builtins.float
-    """The probability that the best set's Sharpe ratio is above what the best of as many trials without skill would show."""
+    """It is the probability that the best set's Sharpe ratio is above what the best of as many trials without skill would
+    show.
+    """
     median_profit_micros: builtins.int
-    """The median of the sets' profits in micros of USD."""
+    """It is the median of the sets' profits in micros of USD."""
     walk_forward_profit_micros: builtins.int
-    """What the walk-forward earned out of sample, in micros of USD. It is absent where none was asked for."""
+    """It tells what the walk-forward earned out of sample, in micros of USD. It is absent where none was asked for."""
     trial_count: builtins.int
-    """How many backtests and parameter sets were ever run on this data by anybody."""
+    """It tells how many backtests and parameter sets were ever run on this data by anybody."""
     @builtins.property
     def sets(self) -> containers.RepeatedCompositeFieldContainer[SweepSet]:
-        """The sets by ascending number."""
+        """They are the sets by ascending number."""
 
     @builtins.property
     def walk_forward_windows(self) -> containers.RepeatedCompositeFieldContainer[WalkForwardWindow]:
-        """The steps of the walk-forward. It is empty where none was asked for."""
+        """They are the steps of the walk-forward. It is empty where none was asked for."""
 
     @builtins.property
     def conventions(self) -> backtest_pb2.MetricConventions:
-        """How the figures are defined."""
+        """It tells how the figures are defined."""
 
     @builtins.property
     def coverage(self) -> backtest_pb2.Coverage:
-        """How much of the range the data covers."""
+        """It tells how much of the range the data covers."""
 
     @builtins.property
     def disclaimer(self) -> disclaimer_pb2.Disclaimer:
-        """The risk disclosure."""
+        """It is the risk disclosure."""
 
     def __init__(
         self,
@@ -399,42 +403,42 @@ class Sweep(message.Message):
     START_TIME_FIELD_NUMBER: builtins.int
     END_TIME_FIELD_NUMBER: builtins.int
     sweep_id: builtins.str
-    """The sweep's id, ^swp_[a-z2-7]{16,40}$."""
+    """It is the sweep's id, ^swp_[a-z2-7]{16,40}$."""
     display_name: builtins.str
-    """The caller's name for it. It is empty where none was given."""
+    """It is the caller's name for it. It is empty where none was given."""
     state: SweepState.ValueType
-    """Where it stands in its life."""
+    """It tells where it stands in its life."""
     owner: builtins.str
-    """The subject of the key or token that made it. Only that subject and admins see it."""
+    """It is the subject of the key or token that made it. Only that subject and admins see it."""
     set_count: builtins.int
-    """The number of sets that it has."""
+    """It is the number of sets that it has."""
     @builtins.property
     def config(self) -> SweepConfig:
-        """What was asked for, with defaults filled in."""
+        """It tells what was asked for, with defaults filled in."""
 
     @builtins.property
     def progress(self) -> backtest_pb2.BacktestProgress:
-        """How far it has come."""
+        """It tells how far it has come."""
 
     @builtins.property
     def result(self) -> SweepResult:
-        """What it found. It is absent unless the state is SUCCEEDED."""
+        """It tells what it found. It is absent unless the state is SUCCEEDED."""
 
     @builtins.property
     def error(self) -> status_pb2.Status:
-        """Why it failed, with this API's reason in its details. It is absent unless the state is FAILED."""
+        """It tells why it failed, with this API's reason in its details. It is absent unless the state is FAILED."""
 
     @builtins.property
     def create_time(self) -> timestamp_pb2.Timestamp:
-        """When it was made."""
+        """It tells when it was made."""
 
     @builtins.property
     def start_time(self) -> timestamp_pb2.Timestamp:
-        """When a worker first took a part of it. It is absent until one has."""
+        """It tells when a worker first took a part of it. It is absent until one has."""
 
     @builtins.property
     def end_time(self) -> timestamp_pb2.Timestamp:
-        """When it reached a terminal state. It is absent until it has."""
+        """It tells when it reached a terminal state. It is absent until it has."""
 
     def __init__(
         self,

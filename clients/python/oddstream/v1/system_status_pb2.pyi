@@ -94,14 +94,14 @@ class ComponentStatus(message.Message):
     DETAIL_FIELD_NUMBER: builtins.int
     LAG_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """The part, for example "database", "replica", "redis", "pipeline", "workers", "secrets"."""
+    """It is the part, for example "database", "replica", "redis", "pipeline", "workers", "secrets"."""
     state: ComponentState.ValueType
-    """How it does."""
+    """It tells how it does."""
     detail: builtins.str
-    """What there is to say, in this service's words."""
+    """It tells what there is to say, in this service's words."""
     @builtins.property
     def lag(self) -> duration_pb2.Duration:
-        """How far it is behind, for parts that can be. It is absent for others."""
+        """It tells how far it is behind, for parts that can be. It is absent for others."""
 
     def __init__(
         self,
@@ -131,22 +131,22 @@ class VenueStatus(message.Message):
     FOLLOWED_MARKET_COUNT_FIELD_NUMBER: builtins.int
     QUARANTINED_COUNT_FIELD_NUMBER: builtins.int
     venue: venue_pb2.Venue.ValueType
-    """The venue."""
+    """It is the venue."""
     breaker_state: BreakerState.ValueType
-    """The circuit breaker before its REST endpoints."""
+    """It is the circuit breaker before its REST endpoints."""
     gap_count: builtins.int
-    """The number of gaps since the server's pipeline started."""
+    """It is the number of gaps since the server's pipeline started."""
     followed_market_count: builtins.int
-    """The number of open markets that are followed."""
+    """It is the number of open markets that are followed."""
     quarantined_count: builtins.int
-    """The number of rows set aside because they couldn't be read, in the last 24 hours."""
+    """It is the number of rows set aside because they couldn't be read, in the last 24 hours."""
     @builtins.property
     def feed_status(self) -> feed_status_pb2.FeedStatus:
-        """The state of its feed."""
+        """It is the state of its feed."""
 
     @builtins.property
     def feed_age(self) -> duration_pb2.Duration:
-        """How long ago the last data came. It is absent where none ever came."""
+        """It tells how long ago the last data came. It is absent where none ever came."""
 
     def __init__(
         self,
@@ -178,18 +178,18 @@ class SignalLogStatus(message.Message):
     STREAM_COUNT_FIELD_NUMBER: builtins.int
     MAXIMUM_STREAM_LAG_FIELD_NUMBER: builtins.int
     data_set_id: builtins.str
-    """The id of the data set."""
+    """It is the id of the data set."""
     head_sequence: builtins.int
-    """The highest sequence."""
+    """It is the highest sequence."""
     oldest_sequence: builtins.int
-    """The lowest sequence that can be read, which is one above the head in an empty log."""
+    """It is the lowest sequence that can be read, which is one above the head in an empty log."""
     stream_count: builtins.int
-    """The number of open streams of signals on this server."""
+    """It is the number of open streams of signals on this server."""
     maximum_stream_lag: builtins.int
-    """How far the stream that lags most is behind the head, in events."""
+    """It tells how far the stream that lags most is behind the head, in events."""
     @builtins.property
     def head_create_time(self) -> timestamp_pb2.Timestamp:
-        """When the event of the highest sequence was committed. It is absent in an empty log."""
+        """It tells when the event of the highest sequence was committed. It is absent in an empty log."""
 
     def __init__(
         self,
@@ -217,12 +217,12 @@ class LeaderStatus(message.Message):
     EPOCH_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     holder: builtins.str
-    """The name of the process that leads. It is empty where none does."""
+    """It is the name of the process that leads. It is empty where none does."""
     epoch: builtins.int
-    """The epoch of its lease, which grows at each change."""
+    """It is the epoch of its lease, which grows at each change."""
     @builtins.property
     def expire_time(self) -> timestamp_pb2.Timestamp:
-        """When the lease runs out if it isn't renewed. It is absent where none holds."""
+        """It tells when the lease runs out if it isn't renewed. It is absent where none holds."""
 
     def __init__(
         self,
@@ -256,46 +256,46 @@ class SystemStatus(message.Message):
     QUEUE_DEPTH_FIELD_NUMBER: builtins.int
     DEGRADED_FEATURES_FIELD_NUMBER: builtins.int
     version: builtins.str
-    """The version of the server."""
+    """It is the version of the server."""
     schema_revision: builtins.str
-    """The revision of the database's schema."""
+    """It is the revision of the database's schema."""
     queue_depth: builtins.int
-    """The number of backtests and shards of sweeps that wait for a worker."""
+    """It is the number of backtests and shards of sweeps that wait for a worker."""
     @builtins.property
     def start_time(self) -> timestamp_pb2.Timestamp:
-        """When this server's process started."""
+        """It tells when this server's process started."""
 
     @builtins.property
     def status_time(self) -> timestamp_pb2.Timestamp:
-        """When the status was taken."""
+        """It tells when the status was taken."""
 
     @builtins.property
     def components(self) -> containers.RepeatedCompositeFieldContainer[ComponentStatus]:
-        """The parts of the service."""
+        """They are the parts of the service."""
 
     @builtins.property
     def venues(self) -> containers.RepeatedCompositeFieldContainer[VenueStatus]:
-        """The venues."""
+        """They are the venues."""
 
     @builtins.property
     def signal_log(self) -> SignalLogStatus:
-        """The signal log."""
+        """It tells where the signal log stands."""
 
     @builtins.property
     def leader(self) -> LeaderStatus:
-        """Who runs the pipeline."""
+        """It tells who runs the pipeline."""
 
     @builtins.property
     def last_runs(self) -> containers.RepeatedCompositeFieldContainer[pipeline_run_pb2.PipelineRun]:
-        """The latest run of each stage and venue."""
+        """They are the latest run of each stage and venue."""
 
     @builtins.property
     def halts(self) -> containers.RepeatedCompositeFieldContainer[halt_pb2.Halt]:
-        """The halts in force."""
+        """They are the halts in force."""
 
     @builtins.property
     def degraded_features(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """What doesn't work as it should, in words. It is empty where everything does."""
+        """They tell what doesn't work as it should, in words. It is empty where everything does."""
 
     def __init__(
         self,

@@ -29,11 +29,11 @@ class TimeRange(message.Message):
     END_TIME_FIELD_NUMBER: builtins.int
     @builtins.property
     def start_time(self) -> timestamp_pb2.Timestamp:
-        """The first instant of the range. When it is absent the range has no beginning."""
+        """It is the first instant of the range. When it is absent the range has no beginning."""
 
     @builtins.property
     def end_time(self) -> timestamp_pb2.Timestamp:
-        """The first instant after the range. When it is absent the range has no end."""
+        """It is the first instant after the range. When it is absent the range has no end."""
 
     def __init__(
         self,

@@ -37,30 +37,30 @@ class Trade(message.Message):
     SOURCE_FIELD_NUMBER: builtins.int
     DATA_ORIGIN_FIELD_NUMBER: builtins.int
     market_id: builtins.str
-    """The market's id."""
+    """It is the market's id."""
     trade_id: builtins.str
-    """The venue's trade id, or a digest in hex where the venue gives none. It is unique within market and source."""
+    """It is the venue's trade id, or a digest in hex where the venue gives none. It is unique within market and source."""
     price_micros: builtins.int
-    """The price of outcome 0 in micros of USD."""
+    """It is the price of outcome 0 in micros of USD."""
     size_micros: builtins.int
-    """The size in micros of a contract."""
+    """It is the size in micros of a contract."""
     taker_outcome_index: builtins.int
-    """The index of the outcome that the taker bought. It is absent where the venue doesn't tell."""
+    """It is the index of the outcome that the taker bought. It is absent where the venue doesn't tell."""
     block: builtins.bool
-    """True for a block trade, which may print away from the book and stays out of price signals."""
+    """It is true for a block trade, which may print away from the book and stays out of price signals."""
     ingest_sequence: builtins.int
-    """The position in the order of storage. Ticks are ordered by receive_time and then by this."""
+    """It is the position in the order of storage. Ticks are ordered by receive_time and then by this."""
     source: quote_pb2.QuoteSource.ValueType
-    """How it reached this service."""
+    """It tells how it reached this service."""
     data_origin: venue_pb2.DataOrigin.ValueType
-    """Where the data came from."""
+    """It tells where the data came from."""
     @builtins.property
     def venue_time(self) -> timestamp_pb2.Timestamp:
-        """The venue's timestamp. It is absent where the venue gives none."""
+        """It is the venue's timestamp. It is absent where the venue gives none."""
 
     @builtins.property
     def receive_time(self) -> timestamp_pb2.Timestamp:
-        """When this service received it."""
+        """It tells when this service received it."""
 
     def __init__(
         self,

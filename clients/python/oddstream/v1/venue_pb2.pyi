@@ -25,13 +25,13 @@ class _VenueEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Venue.ValueType]
     VENUE_UNSPECIFIED: _Venue.ValueType  # 0
     """The venue is not stated. A request with it is refused."""
     VENUE_KALSHI: _Venue.ValueType  # 1
-    """Kalshi, the exchange regulated by the CFTC. Ids begin with "kalshi:"."""
+    """It is Kalshi, the exchange regulated by the CFTC. Ids begin with "kalshi:"."""
     VENUE_POLYMARKET: _Venue.ValueType  # 2
-    """Polymarket's central limit order book on Polygon. Ids begin with "polymarket:"."""
+    """It is Polymarket's central limit order book on Polygon. Ids begin with "polymarket:"."""
     VENUE_POLYMARKET_US: _Venue.ValueType  # 3
-    """Polymarket US, a venue apart with its own books, fees and ids. Ids begin with "polymarket_us:"."""
+    """It is Polymarket US, a venue apart with its own books, fees and ids. Ids begin with "polymarket_us:"."""
     VENUE_SIMULATED: _Venue.ValueType  # 4
-    """The simulated venue of this service, whose data never comes from a real market. Ids begin with "simulated:"."""
+    """It is the simulated venue of this service, whose data never comes from a real market. Ids begin with "simulated:"."""
 
 class Venue(_Venue, metaclass=_VenueEnumTypeWrapper):
     """Venue is a place where contracts trade. Its lower-case name without the prefix is the part of a market's id
@@ -41,13 +41,13 @@ class Venue(_Venue, metaclass=_VenueEnumTypeWrapper):
 VENUE_UNSPECIFIED: Venue.ValueType  # 0
 """The venue is not stated. A request with it is refused."""
 VENUE_KALSHI: Venue.ValueType  # 1
-"""Kalshi, the exchange regulated by the CFTC. Ids begin with "kalshi:"."""
+"""It is Kalshi, the exchange regulated by the CFTC. Ids begin with "kalshi:"."""
 VENUE_POLYMARKET: Venue.ValueType  # 2
-"""Polymarket's central limit order book on Polygon. Ids begin with "polymarket:"."""
+"""It is Polymarket's central limit order book on Polygon. Ids begin with "polymarket:"."""
 VENUE_POLYMARKET_US: Venue.ValueType  # 3
-"""Polymarket US, a venue apart with its own books, fees and ids. Ids begin with "polymarket_us:"."""
+"""It is Polymarket US, a venue apart with its own books, fees and ids. Ids begin with "polymarket_us:"."""
 VENUE_SIMULATED: Venue.ValueType  # 4
-"""The simulated venue of this service, whose data never comes from a real market. Ids begin with "simulated:"."""
+"""It is the simulated venue of this service, whose data never comes from a real market. Ids begin with "simulated:"."""
 
 class _DataOrigin:
     ValueType = typing.NewType("ValueType", builtins.int)

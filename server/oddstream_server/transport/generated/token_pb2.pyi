@@ -27,9 +27,9 @@ class KeyPart(message.Message):
     INTEGER_VALUE_FIELD_NUMBER: builtins.int
     TEXT_VALUE_FIELD_NUMBER: builtins.int
     integer_value: builtins.int
-    """A whole number, or an instant as microseconds since 1970-01-01T00:00:00Z."""
+    """It is a whole number, or an instant as microseconds since 1970-01-01T00:00:00Z."""
     text_value: builtins.str
-    """A text."""
+    """It is a text."""
     def __init__(
         self,
         *,
@@ -54,12 +54,12 @@ class PageToken(message.Message):
     LAST_KEY_FIELD_NUMBER: builtins.int
     ARGUMENTS_DIGEST_FIELD_NUMBER: builtins.int
     version: builtins.int
-    """The version of the token's meaning. A token of another version is refused."""
+    """It is the version of the token's meaning. A token of another version is refused."""
     arguments_digest: builtins.bytes
-    """A digest of the method and of all arguments but page_size and page_token."""
+    """It is a digest of the method and of all arguments but page_size and page_token."""
     @builtins.property
     def last_key(self) -> containers.RepeatedCompositeFieldContainer[KeyPart]:
-        """The ordering columns of the last row of the page before."""
+        """They are the ordering columns of the last row of the page before."""
 
     def __init__(
         self,
@@ -85,13 +85,13 @@ class ResumeToken(message.Message):
     SEQUENCE_FIELD_NUMBER: builtins.int
     FILTER_DIGEST_FIELD_NUMBER: builtins.int
     version: builtins.int
-    """The version of the token's meaning. A token of another version is refused."""
+    """It is the version of the token's meaning. A token of another version is refused."""
     data_set_id: builtins.str
-    """The id of the data set that the sequence belongs to."""
+    """It is the id of the data set that the sequence belongs to."""
     sequence: builtins.int
-    """The last sequence that the message with this token covered. The stream resumes strictly after it."""
+    """It is the last sequence that the message with this token covered. The stream resumes strictly after it."""
     filter_digest: builtins.bytes
-    """A digest of the filter."""
+    """It is a digest of the filter."""
     def __init__(
         self,
         *,
