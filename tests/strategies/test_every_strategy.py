@@ -12,7 +12,7 @@ from oddstream_server.application.ports import StrategyState
 from oddstream_server.domain.market import MarketState
 from oddstream_server.domain.quote import Quote
 from oddstream_server.domain.signal import DataOrigin, SignalEvent, SignalEventType, plain, signal_event_from_plain
-from oddstream_server.pipeline.runner import StrategyRunner
+from oddstream_server.pipeline.deciding.runner import StrategyRunner
 from oddstream_server.strategies.registry import ConfiguredStrategy, Registry
 from tests.strategies.worlds import World, a_world, bodies
 

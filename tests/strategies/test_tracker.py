@@ -6,7 +6,7 @@ import pytest
 
 from oddstream_server.domain.market import Market, Venue
 from oddstream_server.domain.quote import Quote
-from oddstream_server.domain.signal import DataOrigin, Direction, SignalEvent, SignalEventType
+from oddstream_server.domain.signal import DataOrigin, Direction, SignalEvent
 from oddstream_server.strategies.legs import basket_size_micros, leg_at_ask, leg_at_bid, rows_digest
 from oddstream_server.strategies.tracker import Subject, Verdict, checkpoint, from_checkpoint, observe
 from tests.strategies.worlds import START_US, a_market, a_quote

@@ -6,13 +6,13 @@ A package adds kinds by an entry point of the group ``oddstream.strategies`` who
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from importlib.metadata import entry_points
 from typing import Final
 
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument
+from oddstream_server.domain.strategy import StrategyDescription, StrategyOrigin, StrategyParameter
 from oddstream_server.strategies.event_sum import EVENT_SUM
 from oddstream_server.strategies.gate import Gate, GateParams
 from oddstream_server.strategies.kernel import Kernel, StrategyKind
@@ -21,11 +21,6 @@ from oddstream_server.strategies.params import Params
 
 ENTRY_POINT_GROUP: Final = "oddstream.strategies"
 BUILT_IN: Final = (EVENT_SUM, MEAN_REVERSION)
-
-
-class StrategyOrigin(StrEnum):
-    BUILT_IN = "built_in"
-    ENTRY_POINT = "entry_point"
 
 
 class StrategyLoadError(Exception):
@@ -56,6 +51,47 @@ class ConfiguredStrategy:
     def params_digest(self) -> str:
         """SHA-256 over the strategy's and the gate's parameters: both decide what is signalled."""
         return hashlib.sha256(f"{self.params.digest()}/{self.gate.digest()}".encode()).hexdigest()
+
+    def describe(self) -> StrategyDescription:
+        kind, rules = self.kind, self.kind.params_type.rules()
+        return StrategyDescription(
+            strategy_id=self.strategy_id,
+            kind=kind.kind,
+            kind_version=kind.version,
+            display_name=kind.display_name,
+            description=kind.description,
+            formula_source=kind.formula_source,
+            strength_map=kind.strength_map,
+            enabled=True,
+            parameters=tuple(
+                StrategyParameter(
+                    name=name,
+                    value=getattr(self.params, name),
+                    default=rules[name].default,
+                    minimum=rules[name].minimum,
+                    maximum=rules[name].maximum,
+                    unit=rules[name].unit,
+                    description=rules[name].description,
+                )
+                for name in sorted(rules)
+            ),
+            params_digest=self.params_digest,
+            params_revision=1,
+            input_columns=kind.columns,
+            warm_up_us=kind.warm_up_us,
+            group=kind.group,
+            origin=self.origin,
+        )
+
+
+class StrategyList:
+    """Fulfils :class:`~oddstream_server.application.ports.StrategyCatalog` for a process's configured strategies."""
+
+    def __init__(self, strategies: Iterable[ConfiguredStrategy]) -> None:
+        self._descriptions = tuple(s.describe() for s in sorted(strategies, key=lambda s: s.strategy_id))
+
+    async def list_strategies(self) -> Sequence[StrategyDescription]:
+        return self._descriptions
 
 
 class Registry:

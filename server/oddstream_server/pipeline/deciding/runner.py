@@ -3,7 +3,8 @@
 :meth:`StrategyRunner.decide` is deterministic and does no I/O: it is called inside the transaction that stores the
 ticks, and what it changed is kept by :meth:`commit` or undone by :meth:`rollback`. Each market and each event has its
 own state, so the result depends on the order of a subject's own ticks alone. Ticks of one receive time are one
-instant: a group is looked at once, after all of them.
+instant: a group is looked at once, after all of them. Venues have positions of their own: their clocks may differ (the
+simulated one may run ahead), and no subject belongs to two of them.
 """
 
 import hashlib
@@ -15,8 +16,8 @@ from oddstream_server.application.ports import Decision, StrategyState
 from oddstream_server.domain.market import Event, Market, Venue
 from oddstream_server.domain.quote import Quote, Trade
 from oddstream_server.domain.signal import DataOrigin, SignalEvent
-from oddstream_server.pipeline import as_of
-from oddstream_server.pipeline.slots import EventSlot, MarketSlot, Run, UndoLog
+from oddstream_server.pipeline.deciding import as_of
+from oddstream_server.pipeline.deciding.slots import EventSlot, MarketSlot, Run, UndoLog
 from oddstream_server.strategies import tracker
 from oddstream_server.strategies.gate import Gate, GateParams, Shut
 from oddstream_server.strategies.registry import ConfiguredStrategy
@@ -38,11 +39,16 @@ class StrategyRunner:
     """All configured strategies on all markets and events that ticks come for.
 
     :param origin: data origin of the signals of a venue.
+    :param on_failure: told (strategy id, subject id, error) when a kernel raises. Its window is void then and its open
+        opportunity ends; the other strategies and the batch go on.
     :raises ValueError: the strategies have different gates: one gate judges a market for all of them.
     """
 
     def __init__(
-        self, strategies: Sequence[ConfiguredStrategy], origin: Callable[[Venue], DataOrigin] = origin_of
+        self,
+        strategies: Sequence[ConfiguredStrategy],
+        origin: Callable[[Venue], DataOrigin] = origin_of,
+        on_failure: Callable[[str, str, Exception], None] = lambda strategy_id, subject_id, error: None,
     ) -> None:
         if len({s.gate.digest() for s in strategies}) > 1:
             raise ValueError("all strategies of a runner have to share one gate's parameters")
@@ -53,6 +59,7 @@ class StrategyRunner:
         self._digests = {s.strategy_id: s.params_digest for s in self.strategies}
         self._gate = self.strategies[0].gate if self.strategies else Gate(GateParams())
         self._origin = origin
+        self._on_failure = on_failure
         self._reset()
 
     def _reset(self) -> None:
@@ -63,7 +70,7 @@ class StrategyRunner:
         self._known_events: dict[str, Event] = {}
         self._offered: dict[tuple[int, str], Market | Event] = {}
         self._farewells: list[SignalEvent] = []
-        self._position_us = 0
+        self._positions_us: dict[str, int] = {}
         self._undo = UndoLog()
         self._changed: dict[tuple[str, str], None] = {}
 
@@ -72,10 +79,9 @@ class StrategyRunner:
         """Ids whose states :meth:`restore` wants, the runner's own included."""
         return (*self._by_id, GATE_ID, MARKETS_ID, EVENTS_ID, POSITION_ID)
 
-    @property
-    def position_us(self) -> int:
-        """Receive time of the last instant decided on; 0 at first."""
-        return self._position_us
+    def position_us(self, venue: Venue) -> int:
+        """Receive time of the last instant of a venue that was decided on; 0 at first."""
+        return self._positions_us.get(venue.value, 0)
 
     @property
     def journal(self) -> as_of.Journal:
@@ -101,16 +107,15 @@ class StrategyRunner:
             key in (self._markets if rank else self._events) for rank, key in self._offered
         )
 
-    def _apply_offers(self, at_us: int) -> list[SignalEvent]:
+    def _apply_offers(self, venue: Venue, at_us: int) -> list[SignalEvent]:
         events: list[SignalEvent] = []
         dirty: set[str] = set()
-        for key in sorted(self._offered):
-            version = self._offered[key]
+        for key in sorted(key for key, version in self._offered.items() if version.venue is venue):
+            version = self._offered.pop(key)
             if isinstance(version, Event):
                 self._learn_event(version, at_us, dirty)
             else:
                 events += self._learn_market(version, at_us, dirty)
-        self._offered = {}
         for event_id in sorted(dirty):
             events += self._look_at_group(self._events[event_id], set(), at_us)
         return events
@@ -151,29 +156,49 @@ class StrategyRunner:
     def decide(self, ticks: Sequence[Quote | Trade], now_us: int | None = None) -> Decision:
         """What the strategies make of ticks in order.
 
-        :param ticks: whole instants: no later call brings a tick of the same receive time.
-        :param now_us: the instant of a call without ticks, not before :attr:`position_us`.
+        :param ticks: whole instants: no later call brings a tick of the same venue and receive time.
+        :param now_us: the instant of a call without ticks.
         """
         if self._undo:
             self.rollback()
         self._begin()
-        first_us = ticks[0].receive_time_us if ticks else now_us
+        by_venue: dict[Venue, list[Quote | Trade]] = {}
+        for tick in ticks:
+            by_venue.setdefault(tick.source.venue, []).append(tick)
         events: list[SignalEvent] = []
-        if first_us is not None:
-            events += [event for event in self._farewells if tracker.unexpired(event, first_us)]
-            self._farewells = []
-            self._position_us = max(self._position_us, first_us)
-            self._changed[POSITION_ID, "live"] = None
-            events += self._apply_offers(first_us)
-        for instant_us, instant in groupby(ticks, key=lambda tick: tick.receive_time_us):
-            self._position_us = max(self._position_us, instant_us)
-            gaps: dict[str, set[str]] = {}
-            for tick in instant:
-                if isinstance(tick, Quote):
-                    events += self._look_at_quote(tick, gaps)
-            for event_id in sorted(gaps):
-                events += self._look_at_group(self._events[event_id], gaps[event_id], instant_us)
+        if by_venue or now_us is not None:
+            events += self._say_farewell(ticks[0].receive_time_us if ticks else now_us or 0)
+        for venue in sorted(by_venue):
+            self._move_to(venue, by_venue[venue][0].receive_time_us)
+            events += self._apply_offers(venue, by_venue[venue][0].receive_time_us)
+            for instant_us, instant in groupby(by_venue[venue], key=lambda tick: tick.receive_time_us):
+                self._move_to(venue, instant_us)
+                events += self._look_at_instant(instant, instant_us)
+        if now_us is not None and not ticks:
+            for venue in sorted({version.venue for version in self._offered.values()}):
+                # never the instant of ticks decided on before: a replay applies facts ahead of an instant's ticks
+                at_us = max(now_us, self.position_us(venue) + 1)
+                self._move_to(venue, at_us)
+                events += self._apply_offers(venue, at_us)
         return Decision(tuple(events), tuple(self._states()))
+
+    def _move_to(self, venue: Venue, instant_us: int) -> None:
+        self._positions_us[venue.value] = max(self.position_us(venue), instant_us)
+        self._changed[POSITION_ID, venue.value] = None
+
+    def _say_farewell(self, at_us: int) -> list[SignalEvent]:
+        leaving, self._farewells = self._farewells, []
+        return [event for event in leaving if tracker.unexpired(event, at_us)]
+
+    def _look_at_instant(self, instant: Iterable[Quote | Trade], at_us: int) -> list[SignalEvent]:
+        events: list[SignalEvent] = []
+        gaps: dict[str, set[str]] = {}
+        for tick in instant:
+            if isinstance(tick, Quote):
+                events += self._look_at_quote(tick, gaps)
+        for event_id in sorted(gaps):
+            events += self._look_at_group(self._events[event_id], gaps[event_id], at_us)
+        return events
 
     def commit(self) -> None:
         """Keep what the last :meth:`decide` changed: its transaction is committed."""
@@ -190,10 +215,10 @@ class StrategyRunner:
         self._changed.clear()
 
     def _begin(self) -> None:
-        farewells, offered, position = list(self._farewells), dict(self._offered), self._position_us
+        farewells, offered, positions = list(self._farewells), dict(self._offered), dict(self._positions_us)
 
         def undo() -> None:
-            self._farewells, self._position_us = farewells, position
+            self._farewells, self._positions_us = farewells, positions
             self._offered = offered | self._offered
 
         self._undo.add("batch", "", undo)
@@ -223,8 +248,13 @@ class StrategyRunner:
             if slot.shut is not Shut.OPEN:
                 events += self._observe(strategy, market, slot.runs, None, at_us, slot.shut.reason)
                 continue
-            out = strategy.kernel.step(run.state, [values[name] for name in strategy.kind.columns])
-            verdict = market_verdict(strategy.kind, out, market, quote) if out["side"] else None
+            verdict = None
+            try:
+                out = strategy.kernel.step(run.state, [values[name] for name in strategy.kind.columns])
+                if out["side"]:
+                    verdict = market_verdict(strategy.kind, out, market, quote)
+            except Exception as error:
+                self._give_up(strategy, market.market_id, run, error)
             events += self._observe(strategy, market, slot.runs, verdict, at_us)
         event_slot = self._event_slot(market, at_us)
         if event_slot is not None and market.market_id in event_slot.index:
@@ -248,12 +278,20 @@ class StrategyRunner:
                 if reason is not None:
                     events += self._observe(strategy, slot.event, slot.runs, None, at_us, reason)
             verdict = None
-            if slot.speakable:
-                out, chosen = strategy.kernel.step_group(run.state, slot.visible_rows(strategy.strategy_id, at_us))
-                if out["side"]:
-                    verdict = group_verdict(strategy.kind, out, chosen, slot.as_of_members(), at_us)
+            try:
+                if slot.speakable:
+                    out, chosen = strategy.kernel.step_group(run.state, slot.visible_rows(strategy.strategy_id, at_us))
+                    if out["side"]:
+                        verdict = group_verdict(strategy.kind, out, chosen, slot.as_of_members(), at_us)
+            except Exception as error:
+                self._give_up(strategy, slot.event.event_id, run, error)
             events += self._observe(strategy, slot.event, slot.runs, verdict, at_us)
         return events
+
+    def _give_up(self, strategy: ConfiguredStrategy, subject_id: str, run: Run, error: Exception) -> None:
+        """A kernel of somebody else's may raise anything: it starts anew on this subject and hurts nobody else."""
+        run.state = strategy.kernel.new_state()
+        self._on_failure(strategy.strategy_id, subject_id, error)
 
     def _observe(
         self,
@@ -341,7 +379,7 @@ class StrategyRunner:
             elif name == EVENTS_ID:
                 yield StrategyState(name, key, b"", as_of.encode(self._journal.events[key]))
             elif name == POSITION_ID:
-                yield StrategyState(name, key, self._position_us.to_bytes(8, "big"), b"")
+                yield StrategyState(name, key, self._positions_us[key].to_bytes(8, "big"), b"")
             else:
                 holder = self._events if self._by_id[name].kind.group else self._markets
                 run = holder[key].runs[name]
@@ -392,7 +430,7 @@ class StrategyRunner:
                 self._journal.events[state.subject_id] = events
                 self._known_events[state.subject_id] = events[-1][1]
             elif state.strategy_id == POSITION_ID:
-                self._position_us = int.from_bytes(state.kernel, "big")
+                self._positions_us[state.subject_id] = int.from_bytes(state.kernel, "big")
 
     def _restore_run(self, state: StrategyState) -> None:
         strategy = self._by_id[state.strategy_id]
