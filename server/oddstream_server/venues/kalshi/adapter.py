@@ -8,11 +8,12 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from oddstream_server.application.ports import CatalogPage, DiscoveryReport, SettlementUpdate, VenueSink
+from oddstream_server.application.ports import CatalogPage, DiscoveryReport, VenueSink
 from oddstream_server.domain.errors import Unavailable
 from oddstream_server.domain.market import Event, Market, Venue
 from oddstream_server.domain.quote import OrderBook
 from oddstream_server.venues.breaker import CircuitBreaker
+from oddstream_server.venues.discovery import DiscoveryPass
 from oddstream_server.venues.feed_state import FeedMonitor
 from oddstream_server.venues.http import VenueError, VenueRefused
 from oddstream_server.venues.kalshi import catalog
@@ -22,7 +23,7 @@ from oddstream_server.venues.kalshi.fees import series_fee_changes
 from oddstream_server.venues.kalshi.poller import KalshiPoller
 from oddstream_server.venues.kalshi.rest import CursorRepeated, KalshiRest
 from oddstream_server.venues.kalshi.signing import KalshiSigner
-from oddstream_server.venues.rows import Quarantine, QuarantineReason, as_list, as_object, optional_text
+from oddstream_server.venues.rows import Quarantine, as_list, as_object, optional_text
 from oddstream_server.venues.socket import VenueSocket
 
 
@@ -57,30 +58,28 @@ class KalshiAdapter:
         :raises Unavailable: the venue gave no usable answer; pages pushed before stand.
         """
         began_us, requests_before = self._config.clock(), self._rest.reader.requests
-        tally = _Tally(sink)
+        discovery = DiscoveryPass(Venue.KALSHI, sink, requests_before)
         try:
-            await self._refresh_series(tally, began_us)
+            await self._refresh_series(discovery, began_us)
             events: dict[str, Mapping[str, Any]] = {}
             try:
                 async for rows in self._rest.open_events():
-                    await self._push_events(tally, rows, events)
+                    await self._push_events(discovery, rows, events)
             except CursorRepeated:
-                await tally.page_repeated("GET /events", began_us)
+                await discovery.page_repeated("GET /events", began_us)
             self._events = events
             since_us = self._settled_since_us
             if since_us is None:
                 since_us = began_us - int(self._config.settled_look_back_s * 1e6)
             try:
                 async for rows in self._rest.settled_markets(since_us):
-                    await self._push_settled(tally, rows)
+                    await self._push_settled(discovery, rows)
             except CursorRepeated:
-                await tally.page_repeated("GET /markets", began_us)
+                await discovery.page_repeated("GET /markets", began_us)
             self._settled_since_us = began_us
         except VenueError as error:
             raise Unavailable(f"Kalshi gave no usable answer ({type(error).__name__})") from error
-        return DiscoveryReport(
-            tally.events, tally.markets, tally.quarantined, self._rest.reader.requests - requests_before
-        )
+        return discovery.report(self._rest.reader.requests)
 
     async def follow(self, sink: VenueSink) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -124,7 +123,7 @@ class KalshiAdapter:
 
     # --- discovery --------------------------------------------------------------------------------------------------
 
-    async def _refresh_series(self, tally: "_Tally", now_us: int) -> None:
+    async def _refresh_series(self, discovery: DiscoveryPass, now_us: int) -> None:
         """Read all series and the dated changes of their fees, at most once an interval."""
         read_us = self._series_read_us
         if read_us is not None and now_us - read_us < int(self._config.series_refresh_s * 1e6):
@@ -154,9 +153,11 @@ class KalshiAdapter:
                 fees = series_fee_changes(rows, one_known.fees[0])
             known[ticker] = catalog.Series(one_known.ticker, one_known.category, fees)
         self._series, self._series_read_us = known, now_us
-        await tally.put(quarantine)
+        await discovery.put(quarantine)
 
-    async def _push_events(self, tally: "_Tally", rows: Sequence[Any], kept: dict[str, Mapping[str, Any]]) -> None:
+    async def _push_events(
+        self, discovery: DiscoveryPass, rows: Sequence[Any], kept: dict[str, Mapping[str, Any]]
+    ) -> None:
         now_us = self._config.clock()
         quarantine = Quarantine(Venue.KALSHI, "GET /events", now_us)
         events: list[Event] = []
@@ -173,9 +174,9 @@ class KalshiAdapter:
                 events.append(catalog.event(event_row, [m.venue_market_id for m in of_event], quarantine))
                 markets += of_event
                 kept[events[-1].venue_event_id] = {k: v for k, v in event_row.items() if k != "markets"}
-        await tally.put(quarantine, CatalogPage(Venue.KALSHI, tuple(events), tuple(markets)))
+        await discovery.put(quarantine, CatalogPage(Venue.KALSHI, tuple(events), tuple(markets)))
 
-    async def _push_settled(self, tally: "_Tally", rows: Sequence[Any]) -> None:
+    async def _push_settled(self, discovery: DiscoveryPass, rows: Sequence[Any]) -> None:
         now_us = self._config.clock()
         quarantine = Quarantine(Venue.KALSHI, "GET /markets", now_us)
         unknown = {
@@ -192,38 +193,11 @@ class KalshiAdapter:
                 event_row = above.get(optional_text(as_object(row, "market"), "event_ticker"))
                 if not catalog.is_combination(row):
                     markets.append(self._market(row, event_row, quarantine, now_us))
-        await tally.put(quarantine, CatalogPage(Venue.KALSHI, (), tuple(markets)))
+        await discovery.put(quarantine, CatalogPage(Venue.KALSHI, (), tuple(markets)))
 
     def _market(self, row: object, event_row: Mapping[str, Any] | None, quarantine: Quarantine, now_us: int) -> Market:
         series = self._series.get(optional_text(event_row, "series_ticker")) if event_row else None
         return catalog.market(row, event_row, series, quarantine, now_us, self._config.balance_step_micros)
-
-
-class _Tally:
-    """Pushes what a pass found and counts it."""
-
-    def __init__(self, sink: VenueSink) -> None:
-        self._sink = sink
-        self.events = 0
-        self.markets = 0
-        self.quarantined = 0
-
-    async def put(self, quarantine: Quarantine, page: CatalogPage | None = None) -> None:
-        if page is not None and (page.events or page.markets):
-            self.events += len(page.events)
-            self.markets += len(page.markets)
-            await self._sink.put(page)
-            for market in page.markets:
-                if market.settlement is not None:
-                    await self._sink.put(SettlementUpdate(market.market_id, market.state, market.settlement))
-        for row in quarantine.rows:
-            self.quarantined += 1
-            await self._sink.put(row)
-
-    async def page_repeated(self, source: str, now_us: int) -> None:
-        quarantine = Quarantine(Venue.KALSHI, source, now_us)
-        quarantine.add(QuarantineReason.PAGE_REPEATED, "the venue answered a cursor twice; the pass ended there", b"")
-        await self.put(quarantine)
 
 
 def _batches(values: Sequence[str], size: int) -> Sequence[Sequence[str]]:
