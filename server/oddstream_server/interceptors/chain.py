@@ -17,7 +17,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -35,6 +35,11 @@ from oddstream_server.interceptors.call import (
     text_metadata,
 )
 from oddstream_server.interceptors.in_flight import InFlight
+
+if TYPE_CHECKING:
+    Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+else:
+    Handler = grpc.RpcMethodHandler  # generic in its stubs alone
 
 ORDER = (
     "request_context",
@@ -68,12 +73,12 @@ class Chain(grpc.aio.ServerInterceptor):
         self._interceptors = tuple(interceptors)
         self._methods = methods
         self._in_flight = in_flight
-        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._handlers: dict[str, Handler] = {}
         self._unknown = self._compose(UNKNOWN_METHOD, _refuse_unknown, _keep_bytes)
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Any], handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> Handler:
         name = handler_call_details.method
         handler = self._handlers.get(name)
         if handler is not None:
@@ -84,7 +89,7 @@ class Chain(grpc.aio.ServerInterceptor):
         handler = self._handlers[name] = self._wrap(name, registered)
         return handler
 
-    def _wrap(self, name: str, registered: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    def _wrap(self, name: str, registered: Handler) -> Handler:
         kind = MethodKind.of(
             request_streaming=registered.request_streaming, response_streaming=registered.response_streaming
         )
@@ -99,9 +104,7 @@ class Chain(grpc.aio.ServerInterceptor):
         )
         return self._compose(method, _terminal(cast("Behaviour", behaviour), kind), registered.request_deserializer)
 
-    def _compose(
-        self, method: Method, terminal: Proceed, deserialize: Callable[[bytes], Any] | None
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    def _compose(self, method: Method, terminal: Proceed, deserialize: Callable[[bytes], Any] | None) -> Handler:
         proceed = terminal
         for interceptor in reversed(self._interceptors):
             proceed = partial(interceptor.intercept, proceed=proceed)
@@ -123,7 +126,7 @@ class Chain(grpc.aio.ServerInterceptor):
 
 Behaviour = Callable[[Any, Context], Any]
 
-_FACTORIES: dict[MethodKind, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
+_FACTORIES: dict[MethodKind, Callable[..., Handler]] = {
     MethodKind.UNARY: grpc.unary_unary_rpc_method_handler,
     MethodKind.SERVER_STREAM: grpc.unary_stream_rpc_method_handler,
     MethodKind.CLIENT_STREAM: grpc.stream_unary_rpc_method_handler,

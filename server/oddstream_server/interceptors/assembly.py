@@ -1,0 +1,59 @@
+"""The chain as it is served: every layer with what it needs."""
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from oddstream_server.application.keys.authentication import Authenticator
+from oddstream_server.application.ports import RateLimiter
+from oddstream_server.interceptors.admission import AdmissionInterceptor
+from oddstream_server.interceptors.authentication import AuthenticationInterceptor
+from oddstream_server.interceptors.chain import Chain
+from oddstream_server.interceptors.deadline import DeadlineInterceptor
+from oddstream_server.interceptors.errors import ErrorsInterceptor
+from oddstream_server.interceptors.in_flight import InFlight
+from oddstream_server.interceptors.key_limit import KeyLimitInterceptor
+from oddstream_server.interceptors.methods import method_table
+from oddstream_server.interceptors.metrics import MetricsInterceptor
+from oddstream_server.interceptors.peer_limit import PeerLimitInterceptor
+from oddstream_server.interceptors.request_context import PeerAddresses, RequestContextInterceptor
+from oddstream_server.interceptors.validation import ValidationInterceptor
+from oddstream_server.transport.contract import Contract
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSettings:
+    trusted_proxies: tuple[str, ...] = ()
+    """CIDR blocks whose x-forwarded-for is believed."""
+    unauthenticated_calls_per_minute: int = 100
+    """An address."""
+    units_per_minute: int = 6000
+    """A key, unless its scopes say otherwise."""
+    streams_per_key: int = 100
+    maximum_unary_calls: int = 2000
+    """In flight at once, in this process."""
+    default_deadline_seconds: float = 10.0
+    maximum_deadline_seconds: float = 30.0
+
+
+def build_chain(
+    settings: ChainSettings,
+    contract: Contract,
+    authenticator: Authenticator,
+    limiter: RateLimiter,
+    in_flight: InFlight,
+    registry: CollectorRegistry,
+) -> Chain:
+    methods = method_table(contract)
+    layers = (
+        RequestContextInterceptor(PeerAddresses(settings.trusted_proxies)),
+        MetricsInterceptor(registry, methods.values()),
+        ErrorsInterceptor(),
+        AdmissionInterceptor(in_flight, settings.maximum_unary_calls),
+        PeerLimitInterceptor(limiter, authenticator, settings.unauthenticated_calls_per_minute),
+        AuthenticationInterceptor(authenticator),
+        KeyLimitInterceptor(limiter, settings.units_per_minute, settings.streams_per_key),
+        DeadlineInterceptor(settings.default_deadline_seconds, settings.maximum_deadline_seconds),
+        ValidationInterceptor(contract),
+    )
+    return Chain(layers, methods, in_flight)

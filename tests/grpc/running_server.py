@@ -1,0 +1,231 @@
+"""The whole server above storage on a port of its own: real channel, real chain, real servicers."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
+from prometheus_client import CollectorRegistry
+
+from oddstream.v1 import (
+    admin_service_pb2_grpc,
+    backtest_service_pb2_grpc,
+    market_service_pb2_grpc,
+    signal_service_pb2_grpc,
+)
+from oddstream_server.application.keys.authentication import Authenticator
+from oddstream_server.application.keys.issuing import IssuedKey, new_key
+from oddstream_server.application.keys.peppers import Peppers
+from oddstream_server.application.markets import Markets
+from oddstream_server.application.ports import RateLimiter
+from oddstream_server.application.signals import Signals
+from oddstream_server.domain.principal import Role, Scopes
+from oddstream_server.interceptors.assembly import ChainSettings, build_chain
+from oddstream_server.interceptors.in_flight import InFlight
+from oddstream_server.transport.contract import load_contract
+from oddstream_server.transport.health import HealthServicer
+from oddstream_server.transport.market_service import MarketService
+from oddstream_server.transport.server import GrpcServer, ServerOptions
+from oddstream_server.transport.signal_service import SignalService
+from oddstream_server.transport.unimplemented import AdminService, BacktestService
+from tests.grpc.memory_ports import (
+    MemoryBooks,
+    MemoryCatalog,
+    MemoryKeys,
+    MemoryLimiter,
+    MemorySignals,
+    MemoryStrategies,
+    MemoryTicks,
+)
+
+SERVICES = tuple(
+    f"oddstream.v1.{name}" for name in ("MarketService", "SignalService", "BacktestService", "AdminService")
+)
+PEPPERS = Peppers({1: b"a pepper of a test, long enough"})
+CONTRACT = load_contract()
+
+Stream = Callable[[Any, Any], Awaitable[None]]
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+async def until_cancelled(request: Any, context: Any) -> None:
+    """A stream that lasts until its client leaves."""
+    await context.send_initial_metadata(())
+    await asyncio.Event().wait()
+
+
+@dataclass
+class World:
+    """What the server works on; a test changes it as it likes."""
+
+    keys: MemoryKeys = field(default_factory=MemoryKeys)
+    catalog: MemoryCatalog = field(default_factory=MemoryCatalog)
+    ticks: MemoryTicks = field(default_factory=MemoryTicks)
+    books: MemoryBooks = field(default_factory=MemoryBooks)
+    signals: MemorySignals = field(default_factory=MemorySignals)
+    strategies: MemoryStrategies = field(default_factory=MemoryStrategies)
+    limiter: RateLimiter = field(default_factory=MemoryLimiter)
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    settings: ChainSettings = field(default_factory=ChainSettings)
+    options: ServerOptions = field(default_factory=lambda: ServerOptions(port=0))
+    watch_signals: Stream = until_cancelled
+    watch_quotes: Stream = until_cancelled
+    close_streams: Callable[[], Awaitable[None]] | None = None
+    register: Sequence[Callable[[grpc.aio.Server], None]] = ()
+    """Further services."""
+
+    def issue(self, role: Role = Role.VIEWER, **more: Any) -> IssuedKey:
+        """A key that is good."""
+        more.setdefault("scopes", Scopes())
+        issued = new_key(PEPPERS, owner="test", role=role, now_us=now_us(), **more)
+        self.keys.keys[issued.key.key_id] = issued.stored
+        return issued
+
+
+@dataclass
+class Running:
+    world: World
+    server: GrpcServer
+    authenticator: Authenticator
+    in_flight: InFlight
+    health: HealthServicer
+    port: int
+    channel: grpc.aio.Channel
+    key: IssuedKey
+
+    @property
+    def auth(self) -> tuple[tuple[str, str], ...]:
+        return bearer(self.key.key.text)
+
+    @property
+    def markets(self) -> Any:
+        return market_service_pb2_grpc.MarketServiceStub(self.channel)
+
+    @property
+    def signals(self) -> Any:
+        return signal_service_pb2_grpc.SignalServiceStub(self.channel)
+
+    def unary(self, method: str) -> Any:
+        """A call by bytes."""
+        return self.channel.unary_unary(method)
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.world.registry.get_sample_value(name, labels)
+
+
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),)
+
+
+@asynccontextmanager
+async def running(world: World | None = None) -> AsyncIterator[Running]:
+    world = world or World()
+    in_flight = InFlight()
+    authenticator = Authenticator(world.keys, PEPPERS, now_us)
+    chain = build_chain(world.settings, CONTRACT, authenticator, world.limiter, in_flight, world.registry)
+    health = HealthServicer(SERVICES)
+    markets = Markets(world.catalog, world.ticks, world.books, world.signals, now_us)
+    signals = Signals(world.signals, world.strategies)
+    register = (
+        partial(health_pb2_grpc.add_HealthServicer_to_server, health),
+        partial(
+            market_service_pb2_grpc.add_MarketServiceServicer_to_server,
+            MarketService(markets, world.watch_quotes, now_us),
+        ),
+        partial(
+            signal_service_pb2_grpc.add_SignalServiceServicer_to_server, SignalService(signals, world.watch_signals)
+        ),
+        partial(admin_service_pb2_grpc.add_AdminServiceServicer_to_server, AdminService()),
+        partial(backtest_service_pb2_grpc.add_BacktestServiceServicer_to_server, BacktestService()),
+        partial(reflection_pb2_grpc.add_ServerReflectionServicer_to_server, ReflectionServicer(SERVICES)),
+        *world.register,
+    )
+    server = GrpcServer(world.options, chain, in_flight, health, register)
+    if world.close_streams is not None:
+        server.close_streams = world.close_streams
+    port = await server.start()
+    health.set_serving(True)
+    checks = asyncio.create_task(authenticator.run())
+    channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+    try:
+        yield Running(world, server, authenticator, in_flight, health, port, channel, world.issue())
+    finally:
+        await channel.close()
+        checks.cancel()
+        await asyncio.wait([checks])
+        await server.drain(0, 0.2)
+
+
+@dataclass
+class Failure:
+    """A status as the caller sees it."""
+
+    code: grpc.StatusCode
+    text: str
+    reason: str
+    metadata: dict[str, str]
+    fields: dict[str, str]
+    """By field path: the rule."""
+    correlation_id: str
+    trailers: dict[str, str | bytes]
+    details: list[Any]
+
+    @property
+    def everything(self) -> bytes:
+        """All that crossed the wire."""
+        return repr((self.text, self.trailers)).encode() + bytes(self.trailers.get("grpc-status-details-bin", b""))
+
+
+async def failure_of(call: Any) -> Failure:
+    """Await a call that has to fail."""
+    try:
+        if hasattr(call, "__aiter__"):
+            async for _ in call:
+                pass
+        else:
+            await call
+    except grpc.aio.AioRpcError as error:
+        return read_failure(error)
+    raise AssertionError("the call was to fail")
+
+
+def read_failure(error: grpc.aio.AioRpcError) -> Failure:
+    trailers = dict(error.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailers.get("grpc-status-details-bin", b""))
+    kinds = (
+        error_details_pb2.ErrorInfo,
+        error_details_pb2.RequestInfo,
+        error_details_pb2.BadRequest,
+        error_details_pb2.RetryInfo,
+        error_details_pb2.QuotaFailure,
+        error_details_pb2.ResourceInfo,
+        error_details_pb2.PreconditionFailure,
+    )
+    details: list[Any] = []
+    for packed in status.details:
+        kind = next(k for k in kinds if packed.Is(k.DESCRIPTOR))
+        details.append(kind.FromString(packed.value))
+    info = next((d for d in details if isinstance(d, error_details_pb2.ErrorInfo)), error_details_pb2.ErrorInfo())
+    request = next((d for d in details if isinstance(d, error_details_pb2.RequestInfo)), None)
+    bad = next((d for d in details if isinstance(d, error_details_pb2.BadRequest)), None)
+    return Failure(
+        code=error.code(),
+        text=error.details() or "",
+        reason=info.reason,
+        metadata=dict(info.metadata),
+        fields={v.field: v.description for v in bad.field_violations} if bad else {},
+        correlation_id=request.request_id if request else "",
+        trailers=trailers,
+        details=details,
+    )
