@@ -45,14 +45,38 @@ class Holder:
         raise AssertionError(f"the holder ended ({self.process.wait()}) without a word")
 
 
+@pytest.fixture(scope="session")
+def made_data_folder() -> Iterator[Path]:
+    """A data folder that a server has made and left: to be copied, since making one is most of a short test's time."""
+    root = Path(tempfile.mkdtemp(prefix="oddstream-tests-"))
+    root.chmod(0o711)
+    try:
+        made = subprocess.run(
+            [sys.executable, _HOLDER, root / "data", "--leave-at-once"], capture_output=True, text=True, check=False
+        )
+        assert made.returncode == 0, made.stdout + made.stderr
+        yield root / "data"
+    finally:
+        _end_all_below(root)
+        shutil.rmtree(root)
+
+
 @pytest.fixture
-def data_folder() -> Iterator[Path]:
+def new_data_folder() -> Iterator[Path]:
     """The path of a data folder that doesn't exist yet, where the user nobody could reach it."""
     root = Path(tempfile.mkdtemp(prefix="oddstream-tests-"))
     root.chmod(0o711)
     yield root / "data"
     _end_all_below(root)
     shutil.rmtree(root)
+
+
+@pytest.fixture
+def data_folder(new_data_folder: Path, made_data_folder: Path) -> Path:
+    """A data folder with an empty database that no server holds, where the user nobody can reach it."""
+    # cp keeps owners and modes, which shutil.copytree doesn't.
+    subprocess.run(["cp", "-a", made_data_folder, new_data_folder], check=True)
+    return new_data_folder
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import asyncio
 import shlex
 import shutil
 import stat
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -22,16 +23,12 @@ from oddstream_server.embedded.errors import (
 from oddstream_server.embedded.launch.binaries import postgres_programs
 from oddstream_server.embedded.services import EmbeddedServices
 
-
-async def make(data_folder: Path) -> None:
-    services = EmbeddedServices(data_folder, redis=False)
-    await services.start(print)
-    assert services.database_is_new
-    await services.stop(print)
+# A process that is killed loses nothing that it wrote, so these tests needn't wait for the disk.
+unsynced_services = partial(EmbeddedServices, postgres_settings={"fsync": "off"})
 
 
-async def test_a_new_database_is_checked_utf8_utc_and_ordered_the_same_on_every_machine(data_folder: Path) -> None:
-    services = EmbeddedServices(data_folder, redis=False, postgres_settings={"work_mem": "9MB"})
+async def test_a_new_database_is_checked_utf8_utc_and_ordered_the_same_on_every_machine(new_data_folder: Path) -> None:
+    services = EmbeddedServices(new_data_folder, redis=False, postgres_settings={"work_mem": "9MB"})
     urls = await services.start(print)
     engine = create_async_engine(urls.database_url)
     expected = {
@@ -72,10 +69,9 @@ async def test_a_new_database_is_checked_utf8_utc_and_ordered_the_same_on_every_
 
 
 async def test_an_operators_own_setting_stands_through_restarts(data_folder: Path) -> None:
-    await make(data_folder)
     with (data_folder / "postgres" / "postgresql.conf").open("a") as configuration:
         configuration.write("work_mem = '11MB'\n")
-    services = EmbeddedServices(data_folder, redis=False)
+    services = unsynced_services(data_folder, redis=False)
     urls = await services.start(print)
     connection = await asyncpg.connect(urls.database_dsn)
     assert await connection.fetchval("SHOW work_mem") == "11MB"
@@ -84,8 +80,7 @@ async def test_an_operators_own_setting_stands_through_restarts(data_folder: Pat
 
 
 async def test_tcp_is_there_only_when_asked_for_and_wants_the_password(data_folder: Path, unused_tcp_port: int) -> None:
-    await make(data_folder)
-    services = EmbeddedServices(data_folder, redis=False, tcp_port=unused_tcp_port)
+    services = unsynced_services(data_folder, redis=False, tcp_port=unused_tcp_port)
     urls = await services.start(print)
     try:
         assert urls.database_tcp_dsn is not None
@@ -108,10 +103,9 @@ async def test_tcp_is_there_only_when_asked_for_and_wants_the_password(data_fold
 
 
 async def test_a_folder_of_another_major_version_is_refused_with_the_dump_command(data_folder: Path) -> None:
-    await make(data_folder)
     (data_folder / "postgres" / "PG_VERSION").write_text("16\n")
     with pytest.raises(OtherPostgresMajor) as refusal:
-        await EmbeddedServices(data_folder).start(print)
+        await unsynced_services(data_folder).start(print)
     assert (refusal.value.found, refusal.value.ours) == (16, 18)
     assert "PostgreSQL 16" in str(refusal.value)
     assert "PostgreSQL 18" in str(refusal.value)
@@ -122,28 +116,28 @@ async def test_a_folder_of_another_major_version_is_refused_with_the_dump_comman
     assert not (data_folder / "postgres" / "postmaster.pid").exists()
 
 
-async def test_a_folder_of_something_else_is_refused_untouched(data_folder: Path) -> None:
-    strangers = data_folder / "postgres" / "thesis.txt"
+async def test_a_folder_of_something_else_is_refused_untouched(new_data_folder: Path) -> None:
+    strangers = new_data_folder / "postgres" / "thesis.txt"
     strangers.parent.mkdir(parents=True)
     strangers.write_text("mine")
     with pytest.raises(DataFolderUnusable, match="not a PostgreSQL database"):
-        await EmbeddedServices(data_folder).start(print)
+        await unsynced_services(new_data_folder).start(print)
     assert strangers.read_text() == "mine"
 
 
 async def test_a_database_without_its_keys_is_refused_and_starts_with_them_put_back(data_folder: Path) -> None:
-    services = EmbeddedServices(data_folder, redis=False)
+    services = unsynced_services(data_folder, redis=False)
     await services.start(print)
     keys = services.keys
     await services.stop(print)
     shutil.copytree(data_folder / "keys", data_folder / "backup")
     (data_folder / "keys" / "pepper.1").unlink()
     with pytest.raises(KeysLost, match=r"pepper\.1 missing") as refusal:
-        await EmbeddedServices(data_folder).start(print)
+        await unsynced_services(data_folder).start(print)
     assert "backup" in str(refusal.value)
     assert not (data_folder / "keys" / "pepper.1").exists()
     shutil.copy(data_folder / "backup" / "pepper.1", data_folder / "keys")
-    again = EmbeddedServices(data_folder, redis=False)
+    again = unsynced_services(data_folder, redis=False)
     await again.start(print)
     assert not again.database_is_new
     assert again.keys == keys
@@ -151,17 +145,16 @@ async def test_a_database_without_its_keys_is_refused_and_starts_with_them_put_b
 
 
 async def test_a_configuration_that_postgres_refuses_is_told_in_its_own_words(data_folder: Path) -> None:
-    await make(data_folder)
     with (data_folder / "postgres" / "postgresql.conf").open("a") as configuration:
         configuration.write("shared_buffers = 'plenty'\n")
-    services = EmbeddedServices(data_folder)
+    services = unsynced_services(data_folder)
     with pytest.raises(ServiceFailedToStart, match="plenty"):
         await services.start(print)
     assert services.health.postgres is None
 
 
 async def test_a_dump_of_the_running_database_can_be_restored_and_is_the_owners_alone(data_folder: Path) -> None:
-    services = EmbeddedServices(data_folder, redis=False)
+    services = unsynced_services(data_folder, redis=False)
     urls = await services.start(print)
     target = data_folder / "before-migration.dump"
     try:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from oddstream_server.embedded.launch.binaries import postgres_programs, redis_p
 from oddstream_server.embedded.launch.placement import Programs, copy_programs
 from oddstream_server.embedded.launch.process import IdentityKind
 from oddstream_server.embedded.services import EmbeddedServices
+
+# A process that is killed loses nothing that it wrote, so these tests needn't wait for the disk.
+unsynced_services = partial(EmbeddedServices, postgres_settings={"fsync": "off"})
 
 Hold = Callable[..., Any]
 
@@ -67,20 +71,20 @@ async def uses(services: EmbeddedServices) -> tuple[int, int]:
 
 
 @root_only
-async def test_root_runs_them_as_nobody_where_nobody_can_reach_them(data_folder: Path) -> None:
-    before = stat.S_IMODE(data_folder.parent.stat().st_mode)
-    assert await uses(EmbeddedServices(data_folder)) == (65534, 65534)
-    assert (data_folder / "postgres").stat().st_uid == 65534
-    assert stat.S_IMODE((data_folder / "keys").stat().st_mode) == 0o700
-    assert (data_folder / "keys").stat().st_uid == 0
-    assert stat.S_IMODE(data_folder.stat().st_mode) == 0o711
-    assert stat.S_IMODE(data_folder.parent.stat().st_mode) == before
+async def test_root_runs_them_as_nobody_where_nobody_can_reach_them(new_data_folder: Path) -> None:
+    before = stat.S_IMODE(new_data_folder.parent.stat().st_mode)
+    assert await uses(unsynced_services(new_data_folder)) == (65534, 65534)
+    assert (new_data_folder / "postgres").stat().st_uid == 65534
+    assert stat.S_IMODE((new_data_folder / "keys").stat().st_mode) == 0o700
+    assert (new_data_folder / "keys").stat().st_uid == 0
+    assert stat.S_IMODE(new_data_folder.stat().st_mode) == 0o711
+    assert stat.S_IMODE(new_data_folder.parent.stat().st_mode) == before
 
 
 @root_only
 @needs_user_namespaces
 async def test_a_clone_below_a_closed_root_home_runs_and_stays_closed(closed_folder: Path) -> None:
-    services = EmbeddedServices(closed_folder / "data", programs=clone_of_the_programs(closed_folder))
+    services = unsynced_services(closed_folder / "data", programs=clone_of_the_programs(closed_folder))
     # Outside its namespace the process is still root: it can do there what nobody can, and owns its files.
     assert await uses(services) == (0, 0)
     assert stat.S_IMODE(closed_folder.stat().st_mode) == 0o700
@@ -91,9 +95,9 @@ async def test_a_clone_below_a_closed_root_home_runs_and_stays_closed(closed_fol
 @root_only
 @needs_user_namespaces
 async def test_data_that_nobody_owned_is_used_on_after_the_home_was_closed(data_folder: Path) -> None:
-    assert await uses(EmbeddedServices(data_folder)) == (65534, 65534)
+    assert await uses(unsynced_services(data_folder)) == (65534, 65534)
     data_folder.parent.chmod(0o700)
-    services = EmbeddedServices(data_folder)
+    services = unsynced_services(data_folder)
     urls = await services.start(print)
     try:
         connection = await asyncpg.connect(urls.database_dsn)
@@ -105,12 +109,12 @@ async def test_data_that_nobody_owned_is_used_on_after_the_home_was_closed(data_
 
 @root_only
 async def test_without_user_namespaces_data_and_programs_move_to_a_place_that_nobody_reaches(
-    closed_folder: Path, data_folder: Path
+    closed_folder: Path, new_data_folder: Path
 ) -> None:
-    reachable = data_folder.parent / "lib"
+    reachable = new_data_folder.parent / "lib"
     programs = clone_of_the_programs(closed_folder)
     for _ in range(2):
-        services = EmbeddedServices(
+        services = unsynced_services(
             closed_folder / "data",
             programs=programs,
             identity_kinds={IdentityKind.SWITCHED_USER},
@@ -138,7 +142,7 @@ async def test_without_user_namespaces_data_and_programs_move_to_a_place_that_no
 
 @root_only
 async def test_where_nothing_works_the_refusal_lists_what_was_tried_and_the_way_out(closed_folder: Path) -> None:
-    services = EmbeddedServices(
+    services = unsynced_services(
         closed_folder / "data",
         identity_kinds={IdentityKind.SWITCHED_USER},
         relocation_root=closed_folder / "lib",
@@ -154,9 +158,9 @@ async def test_where_nothing_works_the_refusal_lists_what_was_tried_and_the_way_
 
 @root_only
 async def test_an_existing_database_is_never_left_behind_for_an_empty_one_elsewhere(data_folder: Path) -> None:
-    await uses(EmbeddedServices(data_folder))
+    await uses(unsynced_services(data_folder))
     data_folder.parent.chmod(0o700)
-    services = EmbeddedServices(data_folder, identity_kinds={IdentityKind.SWITCHED_USER})
+    services = unsynced_services(data_folder, identity_kinds={IdentityKind.SWITCHED_USER})
     with pytest.raises(NoIdentity, match="has a database already"):
         await services.start(print)
 
@@ -187,13 +191,13 @@ def test_a_user_without_a_name_is_given_one_in_a_namespace(closed_folder: Path, 
 
 
 @others_only
-async def test_this_user_runs_them_as_itself(data_folder: Path) -> None:
-    assert await uses(EmbeddedServices(data_folder)) == (os.geteuid(), os.geteuid())
+async def test_this_user_runs_them_as_itself(new_data_folder: Path) -> None:
+    assert await uses(unsynced_services(new_data_folder)) == (os.geteuid(), os.geteuid())
 
 
-async def test_a_path_too_long_for_a_socket_gets_a_short_private_folder(data_folder: Path) -> None:
-    deep = data_folder / ("a" * 60) / ("b" * 60)
-    services = EmbeddedServices(deep)
+async def test_a_path_too_long_for_a_socket_gets_a_short_private_folder(new_data_folder: Path) -> None:
+    deep = new_data_folder / ("a" * 60) / ("b" * 60)
+    services = unsynced_services(deep)
     urls = await services.start(print)
     sockets = Path(urls.redis_url.removeprefix("unix://").partition("?")[0]).parent
     try:
@@ -216,11 +220,11 @@ async def test_a_path_too_long_for_a_socket_gets_a_short_private_folder(data_fol
         sockets.rmdir()
 
 
-async def test_a_data_folder_with_blanks_and_quotes_in_its_name_works(data_folder: Path) -> None:
-    await uses(EmbeddedServices(data_folder / "it's my data & 100%"))
+async def test_a_new_data_folder_with_blanks_and_quotes_in_its_name_works(new_data_folder: Path) -> None:
+    await uses(unsynced_services(new_data_folder / "it's my data & 100%"))
 
 
-def test_launching_from_another_thread_is_refused(data_folder: Path) -> None:
+def test_launching_from_another_thread_is_refused(new_data_folder: Path) -> None:
     program = (
         "import asyncio, json, sys, threading; from pathlib import Path;"
         "from oddstream_server.embedded.services import EmbeddedServices\n"
@@ -229,5 +233,7 @@ def test_launching_from_another_thread_is_refused(data_folder: Path) -> None:
         "    except Exception as error: print(json.dumps(type(error).__name__))\n"
         "thread = threading.Thread(target=start); thread.start(); thread.join()"
     )
-    answer = subprocess.run([sys.executable, "-c", program, data_folder], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", program, new_data_folder], capture_output=True, text=True, check=True
+    )
     assert json.loads(answer.stdout.splitlines()[-1]) == "LaunchedOffMainThread"

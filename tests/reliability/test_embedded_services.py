@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from oddstream_server.embedded.errors import DataFolderInUse
 from oddstream_server.embedded.launch.process import processes_gone, processes_in
 from oddstream_server.embedded.services import EmbeddedServices, running_services
 from oddstream_server.embedded.supervision import ServiceState
+
+# A process that is killed loses nothing that it wrote, so these tests needn't wait for the disk.
+unsynced_services = partial(EmbeddedServices, postgres_settings={"fsync": "off"})
 
 # What the kernel and a fast shutdown need takes milliseconds; the bound is for a machine that is busy with other tests.
 PATIENCE_SECONDS = 20.0
@@ -65,7 +69,7 @@ def shared_memory_ids() -> set[int]:
 async def test_a_second_server_on_the_folder_is_refused_with_the_first_ones_pid(data_folder: Path, hold: Hold) -> None:
     first = hold(data_folder)
     with pytest.raises(DataFolderInUse) as refusal:
-        await EmbeddedServices(data_folder).start(print)
+        await unsynced_services(data_folder).start(print)
     assert refusal.value.pid == first.process.pid
     assert str(first.process.pid) in str(refusal.value)
     assert "ODDSTREAM_DATA_DIR" in str(refusal.value)
@@ -160,21 +164,23 @@ async def test_a_pid_file_whose_number_went_to_another_process_is_no_obstacle(cl
         await bystander.communicate(b"\n")
 
 
-async def test_a_server_killed_while_it_makes_the_database_starts_again_whole(data_folder: Path, hold: Hold) -> None:
-    unfinished = data_folder / "postgres.unfinished"
+async def test_a_server_killed_while_it_makes_the_database_starts_again_whole(
+    new_data_folder: Path, hold: Hold
+) -> None:
+    unfinished = new_data_folder / "postgres.unfinished"
     first = await asyncio.create_subprocess_exec(
-        sys.executable, Path(__file__).with_name("services_holder.py"), data_folder, stdout=subprocess.DEVNULL
+        sys.executable, Path(__file__).with_name("services_holder.py"), new_data_folder, stdout=subprocess.DEVNULL
     )
     await until(lambda: (unfinished / "global").exists())
     first.kill()
     await first.wait()
-    assert not (data_folder / "postgres").exists()
-    await write_row(hold(data_folder).said["database_dsn"], 1)
+    assert not (new_data_folder / "postgres").exists()
+    await write_row(hold(new_data_folder).said["database_dsn"], 1)
     assert not unfinished.exists()
 
 
 async def test_killed_services_are_started_again_while_the_server_lives(data_folder: Path) -> None:
-    services = EmbeddedServices(data_folder)
+    services = unsynced_services(data_folder)
     urls = await services.start(print)
     try:
         await write_row(urls.database_dsn, 7)
@@ -208,7 +214,7 @@ async def test_killed_services_are_started_again_while_the_server_lives(data_fol
 
 
 async def test_a_killed_session_costs_no_restart_of_ours(data_folder: Path) -> None:
-    services = EmbeddedServices(data_folder, redis=False)
+    services = unsynced_services(data_folder, redis=False)
     urls = await services.start(print)
     try:
         await write_row(urls.database_dsn, 7)
@@ -232,7 +238,7 @@ async def test_a_killed_session_costs_no_restart_of_ours(data_folder: Path) -> N
 
 
 async def test_a_database_that_cannot_come_back_is_tried_again_and_said_to_be_down(data_folder: Path) -> None:
-    services = EmbeddedServices(data_folder, redis=False)
+    services = unsynced_services(data_folder, redis=False)
     await services.start(print)
     configuration = data_folder / "postgres" / "postgresql.conf"
     sane = configuration.read_text()
@@ -249,14 +255,14 @@ async def test_a_database_that_cannot_come_back_is_tried_again_and_said_to_be_do
 
 
 async def test_a_start_that_is_given_up_leaves_nothing_running(data_folder: Path) -> None:
-    starting = asyncio.create_task(EmbeddedServices(data_folder).start(print))
+    starting = asyncio.create_task(unsynced_services(data_folder).start(print))
     await until(lambda: (data_folder / "postgres" / "postmaster.pid").exists() or starting.done())
     assert not starting.done()
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
     assert processes_in(data_folder / "postgres", "postgres") == []
-    services = EmbeddedServices(data_folder)
+    services = unsynced_services(data_folder)
     await services.start(print)
     await services.stop(print)
 
@@ -270,7 +276,7 @@ async def test_a_ctrl_c_on_the_terminal_reaches_the_server_alone(data_folder: Pa
 
 
 async def test_a_stop_ends_open_sessions_within_seconds(data_folder: Path) -> None:
-    services = EmbeddedServices(data_folder, redis=False)
+    services = unsynced_services(data_folder, redis=False)
     urls = await services.start(print)
     idle = await asyncpg.connect(urls.database_dsn)
     began = time.monotonic()
