@@ -299,6 +299,9 @@ class PipelineStore(Protocol):
     ) -> BatchResult:
         """Store ticks once, let the strategies see the rows really inserted, keep what they decide, move the position.
 
+        Without ticks ``decide`` is called all the same (a market closed while no tick comes); where all ticks were
+        known already it is not.
+
         ``decide`` gets the inserted ticks in order with their ingest sequences and must not do I/O. Candles, states,
         events, head and position are in the same transaction.
 

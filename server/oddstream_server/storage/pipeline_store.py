@@ -108,7 +108,7 @@ class PostgresPipelineStore:
         ticks: Sequence[Quote | Trade],
         decide: Callable[[Sequence[Quote | Trade]], Decision],
     ) -> BatchResult:
-        """See the port. ``decide`` is not called when nothing was new."""
+        """See the port. Without ticks ``decide`` has facts to decide on; where all of them were known, nothing."""
         numbers = await self._ticks.prepare(ticks)
         async with self._database.transaction() as transaction:
             driver = transaction.driver
@@ -122,7 +122,7 @@ class PostgresPipelineStore:
             stored = await numbers.insert_once(driver, ticks, lane["sequence"])
             quotes = sum(isinstance(tick, Quote) for tick in stored)
             duplicates = len(ticks) - len(stored)
-            if not stored:
+            if ticks and not stored:
                 return BatchResult(0, 0, duplicates, lane["sequence"], ())
             watermarks: dict[str, int] = lane["watermarks"]
             for venue in sorted({tick.source.venue for tick in stored}):
@@ -130,7 +130,7 @@ class PostgresPipelineStore:
                 before = watermarks.get(venue.value, 0)
                 await candles.merge(driver, candles.fold(of_venue, numbers.market_keys), before)
                 watermarks[venue.value] = max(before, *(tick.receive_time_us for tick in of_venue))
-            sequence = stored[-1].ingest_sequence
+            sequence = stored[-1].ingest_sequence if stored else lane["sequence"]
             decision = decide(stored)
             await _save_states(driver, decision.states, sequence)
             await driver.execute(
