@@ -1,8 +1,10 @@
 """The files of the contract: lint, compatibility with the last release, and what is generated from them."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,3 +100,24 @@ def test_what_is_committed_is_what_the_protos_make(root: Path, run_tool: Run) ->
     if check.returncode != 0 and re.search("Failed to fetch|dns error|Could not connect", check.stderr):
         pytest.skip("the generators are not installed and PyPI can't be reached")
     assert check.returncode == 0, check.stdout + check.stderr
+
+
+def test_a_stub_edited_by_hand_or_left_behind_is_found(root: Path, run_tool: Run, copied_contract: Path) -> None:
+    stubs, transport = Path("clients/python/oddstream/v1"), Path("server/oddstream_server/transport")
+    for name in ("buf.gen.yaml", "buf.gen.internal.yaml", "proto/generate.py", "proto/generate.py.lock"):
+        shutil.copy(root / name, copied_contract / name)
+    shutil.copytree(root / stubs, copied_contract / stubs)
+    shutil.copytree(root / transport, copied_contract / transport)
+    with (copied_contract / stubs / "quote_pb2.pyi").open("a") as stub:
+        stub.write("EDITED: int\n")
+    (copied_contract / stubs / "removed_pb2.py").write_text("")
+    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    script = str(copied_contract / "proto/generate.py")
+    check = run_tool("uv", "run", "--quiet", "--script", script, "--check", cwd=copied_contract, PATH=tools)
+    if check.returncode != 0 and re.search("Failed to fetch|dns error|Could not connect", check.stderr):
+        pytest.skip("the generators are not installed and PyPI can't be reached")
+    assert check.returncode == 1, check.stderr
+    assert [line for line in check.stderr.splitlines() if "is not what the protos make" in line] == [
+        f"{stubs}/quote_pb2.pyi is not what the protos make",
+        f"{stubs}/removed_pb2.py is not what the protos make",
+    ]
