@@ -18,20 +18,25 @@ SHORTEST_SLEEP_S = 0.005
 class SimulatedVenue:
     """A :class:`~oddstream_server.application.ports.VenueAdapter` on a world of its own.
 
-    The world begins at the config's start time, or at the clock's time when it is first used. With a speed it keeps
-    pace with the clock; a sink that is slower than that makes the world late, never larger. Without a speed it runs
-    as fast as the sink takes the items.
+    The world begins at the config's start time, or a warm-up before the clock's time when it is first used. What is
+    past is pushed as fast as the sink takes it; then the world keeps pace with the clock, at the config's speed. A sink
+    that is slower than that makes the world late, never larger.
+
+    Epochs begin with the start's second, so that they grow across restarts.
 
     :param clock: now in microseconds since the epoch.
+    :param not_before_us: receive time of the newest tick that an earlier session left; a warm-up begins after it.
     """
 
     venue = Venue.SIMULATED
 
-    def __init__(self, config: SimulatedConfig, clock: Clock) -> None:
+    def __init__(self, config: SimulatedConfig, clock: Clock, not_before_us: int | None = None) -> None:
         self._config = config
         self._clock = clock
+        self._not_before_us = not_before_us
         self._feed: Feed | None = None
         self._origin_us = 0
+        self._present_us = 0
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -98,13 +103,17 @@ class SimulatedVenue:
 
     def _world_now_us(self) -> int:
         """Where the world should be by the clock."""
-        feed = self._session()
         elapsed_us = self._clock() - self._origin_us
-        return feed.world.start_time_us + int(elapsed_us * (self._config.speed or 1.0))
+        return self._present_us + int(elapsed_us * (self._config.speed or 1.0))
 
     def _session(self) -> Feed:
         if self._feed is None:
-            self._origin_us = self._clock()
-            start_us = self._config.start_time_us
-            self._feed = Feed(World(self._config, self._origin_us if start_us is None else start_us))
+            config = self._config
+            self._origin_us = now_us = self._clock()
+            if config.start_time_us is not None:
+                start_us = self._present_us = config.start_time_us
+            else:
+                start_us = max(now_us - config.warm_up_us, min(now_us, (self._not_before_us or 0) + 1))
+                self._present_us = now_us
+            self._feed = Feed(World(config, start_us), first_epoch=now_us // 1_000_000)
         return self._feed

@@ -21,8 +21,15 @@ class SimulatedConfig:
     seed: int = 1
     events: int = 14
     """Events open at any time; they take the kinds of :mod:`series` in turn, about four markets an event."""
+    kinds: tuple[str, ...] = ()
+    """Codes of the kinds of series to list, e.g. ``("SIMCOIN15M",)``; empty means all of :data:`series.KINDS`."""
     start_time_us: int | None = None
-    """First instant of the world; absent means the adapter's clock at its first use."""
+    """First instant of the world; absent means the adapter's clock at its first use, less the warm-up."""
+    warm_up_us: int = 720_000_000
+    """Past that is pushed at once when the start time is absent, so that windows are filled after seconds.
+
+    Its ticks have receive times in the past; the adapter's ``not_before_us`` keeps them behind an earlier session's.
+    """
     speed: float | None = 1.0
     """World seconds a real second; None means as fast as the sink takes the items, on the world's own clock.
 
@@ -58,7 +65,7 @@ class SimulatedConfig:
     """From venue time to receive time."""
 
     def __post_init__(self) -> None:
-        whole = {f.name for f in fields(self)} - {"speed"}
+        whole = {f.name for f in fields(self)} - {"speed", "kinds"}
         violations = [
             FieldViolation(name, f"must be a whole number, got {type(getattr(self, name)).__name__}")
             for name in sorted(whole)
@@ -80,6 +87,7 @@ _BOUNDS: tuple[tuple[str, int, int], ...] = (
     ("seed", 0, 2**63 - 1),
     ("events", 1, 20_000),
     ("start_time_us", 0, 2**62),
+    ("warm_up_us", 0, DAY_US),
     ("run_for_us", 1, 2**62),
     ("activity_ppm", 1_000, 1_000_000_000),
     ("depth_levels", 1, 200),

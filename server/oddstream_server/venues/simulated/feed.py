@@ -26,11 +26,13 @@ class Feed:
     """A session on a world: subscriptions, epochs, source keys, gaps, duplicate rows. No I/O, no clock.
 
     Everything is followed until the first call of :meth:`subscribe`.
+
+    :param first_epoch: epoch of the first books.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, first_epoch: int = 1) -> None:
         self.world = world
-        self.epoch = 1
+        self.epoch = first_epoch
         config, session = world.config, digest(world.config.seed, world.start_time_us).hex()[:16]
         self._config: SimulatedConfig = config
         self._quotes = TickSource(Venue.SIMULATED, SourceKind.WEBSOCKET, session)
@@ -42,7 +44,6 @@ class Feed:
         self._tops: dict[str, tuple[BookLevel | None, BookLevel | None]] = {}
         self._at_once: list[VenueItem] = []
         self._last_receive_us: int | None = None
-        self._gap_from_us: int | None = None
         self._lost_until_us: int | None = None
         self._gap_from_us = self._next_gap(world.start_time_us)
         self._at_once.append(self._status(FeedState.LIVE, world.start_time_us, "session begun"))

@@ -42,15 +42,15 @@ class Profile:
 FAST = Profile(
     change_short_us=7_000,
     change_long_us=70_000,
-    long_share_ppm=250_000,
+    long_share_ppm=330_000,
     trade_wait_us=900_000,
     half_spread_micros=(500, 1_000, 1_500, 3_000),
     respread_ppm=20_000,
     noise_micros=800,
     stickiness_micros=1_500,
     sizes=(10, 25, 50, 100, 150, 250, 400, 800, 1_500, 4_000),
-    jump_variance_ppm=500_000,
-    jumps=30,
+    jump_variance_ppm=680_000,
+    jumps=26,
 )
 LADDER = Profile(
     change_short_us=900_000,
@@ -71,11 +71,11 @@ SPORTS = Profile(
     long_share_ppm=500_000,
     trade_wait_us=240_000_000,
     half_spread_micros=(5_000, 6_000, 8_000, 12_000),
-    respread_ppm=3_000,
+    respread_ppm=2_000,
     noise_micros=500,
-    stickiness_micros=6_000,
+    stickiness_micros=8_000,
     sizes=(10, 25, 60, 120, 250, 600, 1_500, 5_000),
-    jump_variance_ppm=850_000,
+    jump_variance_ppm=930_000,
     jumps=16,
 )
 THIN = Profile(

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from oddstream_server.domain.errors import FieldViolation, InvalidArgument
 from oddstream_server.domain.fees import FeeFormula, FeeSchedule
 from oddstream_server.domain.market import (
     Declared,
@@ -243,12 +244,19 @@ class Listing:
 
 
 def all_series(config: SimulatedConfig) -> tuple[Series, ...]:
-    """The series of a world, spread over the phases of their periods."""
+    """The series of a world, spread over the phases of their periods.
+
+    :raises InvalidArgument: the config names a kind that doesn't exist.
+    """
+    known = {kind.code: kind for kind in KINDS}
+    if unknown := [code for code in config.kinds if code not in known]:
+        raise InvalidArgument([FieldViolation("kinds", f"{unknown[0]} is none of {', '.join(known)}")])
+    kinds = tuple(known[code] for code in config.kinds) or KINDS
     series = []
     for lane in range(config.events):
-        kind = KINDS[lane % len(KINDS)]
-        phase = Draws(config.seed, "phase", lane).below(kind.period_us) if lane >= len(KINDS) else 0
-        series.append(Series(lane, kind, f"{kind.code}{lane // len(KINDS) or ''}", phase))
+        kind, turn = kinds[lane % len(kinds)], lane // len(kinds)
+        phase = Draws(config.seed, "phase", kind.code, turn).below(kind.period_us) if turn else 0
+        series.append(Series(lane, kind, f"{kind.code}{turn or ''}", phase))
     return tuple(series)
 
 

@@ -370,7 +370,7 @@ class World:
             fair = self._fair(live, time_us)
             if not 50_000 < fair < 950_000:
                 return []
-            return [(live, (120_000 + edge) * (1 if fair < MICROS // 2 else -1))]
+            return [(live, (150_000 + edge) * (1 if fair < MICROS // 2 else -1))]
         schedule = schedule_at(event.markets[0].market.fee_schedules, time_us)
         total = 0
         for live in event.markets:
