@@ -140,7 +140,7 @@ class SignalSubscription(OpenStream):
         while not group.reach(self._scanned, self._feed.ring):
             batch = self._from_log()
             if batch is not None:
-                return self._message(batch, at_head=False)
+                return self._message(batch, at_head=batch.through >= self._feed.ring.head)
             if self.ended:
                 return self._closing_message()
             if self._loading_at is not None:
@@ -257,6 +257,7 @@ class SignalSubscription(OpenStream):
         self._cursor = self._scanned = batch.through
         delivery = SignalDelivery(batch.body, batch.events)
         if at_head and self._catching_up:
+            self._read_log(False)
             self._catching_up = False
             delivery.caught_up_sequence = batch.through
         self._add_terms(delivery)
