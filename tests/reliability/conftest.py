@@ -21,11 +21,11 @@ _HOLDER = Path(__file__).with_name("services_holder.py")
 
 
 class Holder:
-    """A process that runs the embedded services of one data folder."""
+    """A process that runs the embedded services of one data folder; `command` stands before the program's path."""
 
-    def __init__(self, data_folder: Path, wrapper: Sequence[str] = ()) -> None:
+    def __init__(self, data_folder: Path, command: Sequence[str] = (sys.executable,)) -> None:
         self.process = subprocess.Popen(
-            [*wrapper, sys.executable, _HOLDER, data_folder], stdout=subprocess.PIPE, text=True, start_new_session=True
+            [*command, _HOLDER, data_folder], stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         self.said: dict[str, Any] = self._first_json()
 
@@ -93,8 +93,8 @@ def closed_folder() -> Iterator[Path]:
 def hold(request: pytest.FixtureRequest) -> Callable[..., Holder]:
     """Start a holder that is ended with the test."""
 
-    def start(data_folder: Path, wrapper: Sequence[str] = ()) -> Holder:
-        holder = Holder(data_folder, wrapper)
+    def start(data_folder: Path, command: Sequence[str] = (sys.executable,)) -> Holder:
+        holder = Holder(data_folder, command)
         request.addfinalizer(holder.end)
         return holder
 

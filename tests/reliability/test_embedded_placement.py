@@ -49,6 +49,20 @@ def user_namespace_of(process: int) -> Path:
     return Path(f"/proc/{process}/ns/user").readlink()
 
 
+def command_of_a_normal_user() -> list[str] | None:
+    """What runs a Python with our packages as nobody, from root: one of the machine's, should ours be closed to it."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", f"PYTHONPATH={paths}", python]
+        try:
+            tried = subprocess.run([*command, "-c", "import oddstream_server.embedded.services"], capture_output=True)
+        except FileNotFoundError:
+            return None
+        if tried.returncode == 0:
+            return command
+    return None
+
+
 def owner_of(process: int) -> int:
     return Path(f"/proc/{process}").stat().st_uid
 
@@ -166,10 +180,48 @@ async def test_an_existing_database_is_never_left_behind_for_an_empty_one_elsewh
 
 
 @root_only
+def test_a_normal_user_runs_them_as_itself_and_may_not_use_what_is_roots(new_data_folder: Path, hold: Hold) -> None:
+    command = command_of_a_normal_user()
+    if command is None:
+        pytest.skip("no Python of this machine runs our packages as nobody")
+    refused = hold(new_data_folder, command)
+    assert refused.said["refusal"] == "DataFolderUnusable"
+    assert "Permission denied" in refused.said["message"]
+    os.chown(new_data_folder.parent, 65534, 65534)
+    holder = hold(new_data_folder, command)
+    assert holder.said["user"] == 65534
+    processes = holder.process.pid, holder.said["postgres_pid"], holder.said["redis_pid"]
+    assert [owner_of(process) for process in processes] == [65534] * 3
+    assert len({user_namespace_of(process) for process in processes}) == 1
+    assert stat.S_IMODE(new_data_folder.stat().st_mode) == 0o700
+    holder.process.kill()
+    holder.process.wait()
+    heir = hold(new_data_folder, command)
+    heir.process.terminate()
+    assert heir.process.wait(20) == 0
+    # Root taking it over would lock the user out.
+    as_root = hold(new_data_folder)
+    assert as_root.said["refusal"] == "DataFolderUnusable"
+    assert "user nobody" in as_root.said["message"]
+
+
+@root_only
+def test_a_normal_user_is_refused_on_roots_data_folder(data_folder: Path, hold: Hold) -> None:
+    command = command_of_a_normal_user()
+    if command is None:
+        pytest.skip("no Python of this machine runs our packages as nobody")
+    refused = hold(data_folder, command)
+    assert refused.said["refusal"] == "DataFolderUnusable"
+    assert "user root" in refused.said["message"]
+
+
+@root_only
 @needs_user_namespaces
-def test_a_normal_user_runs_them_as_itself(closed_folder: Path, hold: Hold) -> None:
+def test_a_user_inside_a_container_of_its_own_runs_them_as_itself(closed_folder: Path, hold: Hold) -> None:
     # In its namespace the whole server is an ordinary user, with a name, and nothing of root's.
-    holder = hold(closed_folder / "data", ("unshare", "--user", "--map-user=65534", "--map-group=65534"))
+    holder = hold(
+        closed_folder / "data", ("unshare", "--user", "--map-user=65534", "--map-group=65534", sys.executable)
+    )
     assert holder.said["user"] == 65534
     owner = user_namespace_of(holder.process.pid)
     assert user_namespace_of(holder.said["postgres_pid"]) == owner
@@ -182,7 +234,9 @@ def test_a_normal_user_runs_them_as_itself(closed_folder: Path, hold: Hold) -> N
 @needs_user_namespaces
 def test_a_user_without_a_name_is_given_one_in_a_namespace(closed_folder: Path, hold: Hold) -> None:
     # As in a container started with a bare uid, which the passwd file doesn't know.
-    holder = hold(closed_folder / "data", ("unshare", "--user", "--map-user=43210", "--map-group=43210"))
+    holder = hold(
+        closed_folder / "data", ("unshare", "--user", "--map-user=43210", "--map-group=43210", sys.executable)
+    )
     assert holder.said["user"] == 43210
     owner = user_namespace_of(holder.process.pid)
     assert user_namespace_of(holder.said["postgres_pid"]) != owner

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import pwd
 import stat
 import tempfile
 from collections.abc import Collection
@@ -67,11 +68,7 @@ class DataFolder:
             try:
                 folder.mkdir(mode=0o700, parents=folder is self.root, exist_ok=True)
             except OSError as error:
-                raise DataFolderUnusable(
-                    folder,
-                    f"can't be made ({error.strerror})",
-                    "Set ODDSTREAM_DATA_DIR to a folder that this user may write.",
-                ) from error
+                raise _not_writable(folder, error) from error
 
     def open_to_traversal(self) -> None:
         """Let another user pass through, without reading, to the folders below that are its own."""
@@ -113,8 +110,12 @@ class DataFolderLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Raises DataFolderInUse with the holder's pid."""
-        descriptor = os.open(self._folder.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Raises DataFolderInUse with the holder's pid, DataFolderUnusable for a folder of another user's server."""
+        self._refuse_another_users()
+        try:
+            descriptor = os.open(self._folder.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _not_writable(self._folder.lock, error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -124,6 +125,24 @@ class DataFolderLock:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
+
+    def _refuse_another_users(self) -> None:
+        # Root could take it, and the user whose it is could never start here again.
+        try:
+            uid = self._folder.lock.stat().st_uid
+        except FileNotFoundError:
+            return
+        if uid == os.geteuid():
+            return
+        try:
+            owner = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            owner = f"with the uid {uid}"
+        raise DataFolderUnusable(
+            self._folder.root,
+            f"was made by a server of the user {owner}, and this one runs with the uid {os.geteuid()}",
+            "Run the server as that user, or set ODDSTREAM_DATA_DIR to another folder.",
+        )
 
     def release(self) -> None:
         # The file stays: removing it would let a third server lock a new file while a second waits on the old.
@@ -138,11 +157,13 @@ class DataFolderLock:
 
 
 def is_locked(folder: DataFolder) -> bool:
-    """Whether a server holds the folder now."""
+    """Whether a server holds the folder now. Raises DataFolderUnusable where this user may not look."""
     try:
         descriptor = os.open(folder.lock, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise _not_writable(folder.lock, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -160,3 +181,11 @@ def free_fraction(path: Path) -> float:
     disk = os.statvfs(path)
     usable = disk.f_blocks - disk.f_bfree + disk.f_bavail
     return disk.f_bavail / usable if usable else 0.0
+
+
+def _not_writable(path: Path, error: OSError) -> DataFolderUnusable:
+    return DataFolderUnusable(
+        path,
+        f"can't be made or opened ({error.strerror})",
+        "Set ODDSTREAM_DATA_DIR to a folder that this user may write.",
+    )
