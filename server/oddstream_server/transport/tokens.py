@@ -23,6 +23,8 @@ from oddstream_server.domain.errors import (
 from oddstream_server.transport.generated.token_pb2 import KeyPart, PageToken, ResumeToken
 
 _VERSION = 1
+_PAGE, _RESUME = "p", "r"
+"""The first letter: the two messages look alike on the wire, and one must never be read as the other."""
 _DIGEST_BYTES = 12
 _PAGING_FIELDS = ("page_size", "page_token")
 
@@ -53,19 +55,15 @@ def next_page_token(request: Message, next_key: Key | None) -> str:
         return ""
     parts = [KeyPart(integer_value=part) if isinstance(part, int) else KeyPart(text_value=part) for part in next_key]
     token = PageToken(version=_VERSION, last_key=parts, arguments_digest=_arguments_digest(request))
-    return _sealed(token)
+    return _sealed(_PAGE, token)
 
 
 def resume_token(point: ResumePoint, filter_digest: bytes) -> str:
     """:param filter_digest: equal for filters that let the same events pass, at most 32 bytes."""
-    return _sealed(
-        ResumeToken(
-            version=_VERSION,
-            data_set_id=point.data_set_id,
-            sequence=point.sequence,
-            filter_digest=filter_digest,
-        )
+    token = ResumeToken(
+        version=_VERSION, data_set_id=point.data_set_id, sequence=point.sequence, filter_digest=filter_digest
     )
+    return _sealed(_RESUME, token)
 
 
 def resume_point(token: str, filter_digest: bytes) -> ResumePoint:
@@ -75,7 +73,7 @@ def resume_point(token: str, filter_digest: bytes) -> ResumePoint:
     :raises ResumeTokenFilterMismatch: the token belongs to another filter.
     """
     opened = ResumeToken()
-    if not _open(token, opened) or opened.version != _VERSION or opened.sequence < 0 or not opened.data_set_id:
+    if not _open(_RESUME, token, opened) or opened.version != _VERSION or opened.sequence < 0 or not opened.data_set_id:
         raise InvalidArgument(
             [
                 FieldViolation(
@@ -92,7 +90,7 @@ def resume_point(token: str, filter_digest: bytes) -> ResumePoint:
 
 def _last_key(request: Message, token: str) -> Key:
     opened = PageToken()
-    if not _open(token, opened) or opened.version != _VERSION or not opened.last_key:
+    if not _open(_PAGE, token, opened) or opened.version != _VERSION or not opened.last_key:
         raise InvalidArgument(
             [FieldViolation("page_token", "is not a page token of this server; start again with an empty one")],
             reason="PAGE_TOKEN_INVALID",
@@ -115,13 +113,17 @@ def _arguments_digest(request: Message) -> bytes:
     return hashlib.sha256(name + b"\0" + arguments.SerializeToString(deterministic=True)).digest()[:_DIGEST_BYTES]
 
 
-def _sealed(token: Message) -> str:
-    return base64.urlsafe_b64encode(token.SerializeToString()).decode().rstrip("=")
+def _sealed(kind: str, token: Message) -> str:
+    return kind + base64.urlsafe_b64encode(token.SerializeToString()).decode().rstrip("=")
 
 
-def _open(text: str, token: Message) -> bool:
+def _open(kind: str, text: str, token: Message) -> bool:
+    """False for what is no token of this kind."""
+    if not text.startswith(kind):
+        return False
+    coded = text.removeprefix(kind)
     try:
-        body = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        body = base64.b64decode(coded + "=" * (-len(coded) % 4), altchars=b"-_", validate=True)
         token.ParseFromString(body)
     except (binascii.Error, ValueError, DecodeError):
         return False
