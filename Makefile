@@ -34,6 +34,17 @@ lint: .venv/dev.stamp lint-proto ## ruff, mypy --strict, import contracts, proto
 	@$(BIN)/lint-imports
 	@$(BIN)/uv lock --check -q
 
+.PHONY: proto
+proto: .venv/dev.stamp ## generate the stubs and the descriptor set from the protos
+	@$(BIN)/uv run -q --script proto/generate.py
+
+.PHONY: lint-proto
+lint-proto: .venv/dev.stamp ## the contract: lint, format, compatibility with the last release, generated code up to date
+	@$(BIN)/buf lint
+	@$(BIN)/buf format --diff --exit-code
+	@$(BIN)/buf breaking --against proto/releases/v0.1.0.binpb --exclude-imports
+	@$(BIN)/uv run -q --script proto/generate.py --check
+
 .PHONY: format
 format: .venv/dev.stamp ## rewrite code and protos in the house's format
 	@$(BIN)/ruff format -q .
