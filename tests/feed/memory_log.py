@@ -29,6 +29,7 @@ from oddstream_server.domain.signal import (
     content_id,
 )
 from oddstream_server.feed.signals.batches import Position, Stretch
+from oddstream_server.feed.signals.feed import StartAfter
 
 START_US = 1_750_000_000_000_000
 
@@ -209,6 +210,11 @@ class ReadableCodec:
 def parse_token(token: str) -> Position:
     data_set_id, sequence, digest = token.split("/")
     return Position(data_set_id, int(sequence), bytes.fromhex(digest))
+
+
+def resume(token: str) -> StartAfter:
+    position = parse_token(token)
+    return StartAfter(position.data_set_id, position.sequence)
 
 
 def read_message(batch: bytes) -> ReadMessage:

@@ -11,11 +11,11 @@ from oddstream_server.application.ports import SignalFilter
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.signal import DataOrigin, Direction, SignalEvent
 from oddstream_server.feed.signals.batches import BatchLimits
-from oddstream_server.feed.signals.feed import FeedLimits, ResumeAt
+from oddstream_server.feed.signals.feed import FeedLimits
 from oddstream_server.feed.signals.filters import CompiledFilter, facts_of
 from oddstream_server.feed.signals.ring import View
 from oddstream_server.feed.signals.subscriptions import SignalSubscription
-from tests.feed.memory_log import MemorySignalLog, ReadMessage, make_event, parse_token, read_message
+from tests.feed.memory_log import MemorySignalLog, ReadMessage, make_event, read_message, resume
 from tests.feed.running_feed import RunningFeed, assert_continuous, running_feed
 
 MARKETS = ("kalshi:KXA-1", "kalshi:KXB-1", "polymarket:0x1", "simulated:S-1")
@@ -91,7 +91,7 @@ class Reader:
             await self.permits.acquire()
             if self.subscription is None:
                 token = self.messages[-1].token if self.messages else None
-                start = ResumeAt(parse_token(token)) if token else self.f.after(self.start)
+                start = resume(token) if token else self.f.after(self.start)
                 self.subscription = await self.f.watch(self.where, start, view=self.view, heartbeat_s=60)
             delivery = await self.subscription.next()
             self.messages.append(read_message(delivery.batch))

@@ -15,7 +15,6 @@ from oddstream_server.domain.errors import (
     FieldViolation,
     InvalidArgument,
     OutOfRange,
-    ResumeTokenFilterMismatch,
     Unavailable,
 )
 from oddstream_server.domain.principal import Principal
@@ -33,13 +32,6 @@ _LOG = logging.getLogger("oddstream.feed.signals")
 _ENCODED_AT_A_TIME = 64
 """Events between two turns of the event loop: about 3 ms."""
 _CLOCK_TOLERANCE_US = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class ResumeAt:
-    """Strictly after a resume token's position, with the same filter."""
-
-    position: Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +59,7 @@ class StartWithActive:
     """With the active opportunities, then with what comes next."""
 
 
-Start = ResumeAt | StartAfter | StartAtTime | StartNow | StartWithActive
+Start = StartAfter | StartAtTime | StartNow | StartWithActive
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +130,7 @@ class SignalFeed:
     async def subscribe(self, watch: SignalWatch, principal: Principal) -> SignalSubscription:
         """A subscription at its start; close it when the stream ends.
 
-        :raises InvalidArgument: the token belongs to another filter, or the time lies in the future.
+        :raises InvalidArgument: the time lies in the future.
         :raises OutOfRange: the start is trimmed, ahead of the log, or of another data set.
         :raises Unavailable: draining, or the log can't be read.
         """
@@ -169,14 +161,7 @@ class SignalFeed:
             return data_set_id, head, [Entry(e.sequence, facts_of(e), self.codec.fragments(e)) for e in events]
         if isinstance(start, StartAtTime):
             return *await self._resolve_time(start.create_time_us, digest), None
-        if isinstance(start, ResumeAt):
-            position = start.position
-            wanted = StartAfter(position.data_set_id, position.sequence)
-            if position.filter_digest != digest:
-                raise ResumeTokenFilterMismatch
-        else:
-            wanted = start
-        return await self._resolve_sequence(wanted, digest), wanted.sequence, None
+        return await self._resolve_sequence(start, digest), start.sequence, None
 
     async def _resolve_time(self, create_time_us: int, digest: bytes) -> tuple[str, int]:
         if create_time_us > self.clock() + _CLOCK_TOLERANCE_US:
