@@ -20,12 +20,12 @@ built at the end, by one set statement for some hundred markets at a time; build
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from oddstream_server.application.quote_columns import MISSING, Integers, QuoteColumns
 from oddstream_server.domain.errors import Aborted
 from oddstream_server.domain.quote import SourceKind, TickSource
 from oddstream_server.storage.candles import MERGE_QUOTES_OF_A_SOURCE
@@ -33,10 +33,7 @@ from oddstream_server.storage.database import Database
 from oddstream_server.storage.partitions import Month, month_of, next_month, partition_name
 from oddstream_server.storage.ticks import IMPORT, QUOTE_COLUMNS, TickStore
 
-Integers = npt.NDArray[np.integer[Any]]
-
-MISSING = int(np.iinfo(np.int64).min)
-"""Stands for absent in a nullable column."""
+__all__ = ["MISSING", "QuoteColumns", "QuoteImport", "QuoteImports"]
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = b"\xff\xff"
@@ -44,28 +41,6 @@ _POSTGRES_EPOCH_US = 946_684_800_000_000
 _BLOCK_ROWS = 50_000
 _MARKETS_A_STATEMENT = 200
 _WIDTHS = {"market_key": 4, "source_id": 4, "lane": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class QuoteColumns:
-    """Rows of one file from ``first_row`` on, as columns of equal length.
-
-    Prices and sizes are int64 micros with :data:`MISSING` for absent; None for a column that is absent as a whole.
-    Instants are int64 microseconds since the Unix epoch in UTC.
-    """
-
-    first_row: int
-    market_key: Integers
-    """int32, from :meth:`QuoteImport.market_keys`."""
-    receive_time_us: Integers
-    bid_price_micros: Integers | None
-    ask_price_micros: Integers | None
-    bid_size_micros: Integers | None = None
-    ask_size_micros: Integers | None = None
-    venue_time_us: Integers | None = None
-
-    def __len__(self) -> int:
-        return len(self.receive_time_us)
 
 
 class QuoteImports:

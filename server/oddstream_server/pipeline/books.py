@@ -1,0 +1,40 @@
+"""The live books, published a few times a second for the serving processes: of each market the last one only."""
+
+from collections.abc import Iterable, Mapping
+
+from oddstream_server.application.ports import BookCache, VenueAdapter
+from oddstream_server.domain.market import Venue, split_market_id
+from oddstream_server.domain.quote import OrderBook
+from oddstream_server.pipeline.observer import PipelineObserver
+
+
+class BookPublisher:
+    """Remembers whose book changed and publishes it at the next beat. Losing the cache loses depth, not truth."""
+
+    def __init__(self, cache: BookCache, adapters: Mapping[Venue, VenueAdapter], observer: PipelineObserver) -> None:
+        self._cache = cache
+        self._adapters = adapters
+        self._observer = observer
+        self._dirty: dict[str, None] = {}
+
+    def mark(self, market_ids: Iterable[str]) -> None:
+        self._dirty.update(dict.fromkeys(market_ids))
+
+    async def publish(self) -> None:
+        """Publish what changed since the last beat; what can't be published now is tried at the next one."""
+        dirty, self._dirty = self._dirty, {}
+        books: list[OrderBook] = []
+        for market_id in dirty:
+            adapter = self._adapters.get(split_market_id(market_id)[0])
+            book = adapter.order_book(market_id) if adapter is not None else None
+            if book is not None:
+                books.append(book)
+        if not books:
+            return
+        try:
+            await self._cache.publish(books)
+        except Exception as error:
+            self._dirty = dirty | self._dirty
+            self._observer.failed("books", error)
+            return
+        self._observer.books_published(len(books))

@@ -1,0 +1,292 @@
+"""The writer: takes what adapters pushed, stores it in transactions under the lease, and lets the strategies decide."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from oddstream_server.application.ports import (
+    BatchResult,
+    Catalog,
+    CatalogPage,
+    Clock,
+    Lease,
+    PipelineStore,
+    QuarantinedRow,
+    SettlementUpdate,
+    VenueItem,
+)
+from oddstream_server.domain.errors import Aborted, Unavailable
+from oddstream_server.domain.market import Event, Market, MarketState, Venue
+from oddstream_server.domain.quote import FeedState, FeedStatus, Quote, Trade
+from oddstream_server.domain.signal import SignalEvent
+from oddstream_server.pipeline.books import BookPublisher
+from oddstream_server.pipeline.deciding.runner import StrategyRunner
+from oddstream_server.pipeline.declarations import Declarations
+from oddstream_server.pipeline.expiry import OpenSignals
+from oddstream_server.pipeline.grading import Grader
+from oddstream_server.pipeline.observer import PipelineObserver
+from oddstream_server.pipeline.queue import IngestQueue, in_order
+
+T = TypeVar("T")
+
+_FOLLOWABLE = (MarketState.OPEN, MarketState.PAUSED, MarketState.DISPUTED)
+
+
+class Ingest:
+    """What one leadership writes. One lock makes batches and sweeps follow each other.
+
+    :param lease: the lease to write under, asked before each transaction (renewals replace it).
+    :param grader: None where no signal log is at hand to look signals up in.
+    """
+
+    def __init__(
+        self,
+        *,
+        queue: IngestQueue,
+        store: PipelineStore,
+        catalog: Catalog,
+        runner: StrategyRunner,
+        declarations: Declarations,
+        observer: PipelineObserver,
+        clock: Clock,
+        lease: Callable[[], Lease],
+        venues: Sequence[Venue],
+        books: BookPublisher | None = None,
+        grader: Grader | None = None,
+        batch_ticks: int = 5_000,
+        linger_seconds: float = 0.0,
+        retry_seconds: float = 0.2,
+    ) -> None:
+        self._queue = queue
+        self._store = store
+        self._catalog = catalog
+        self._runner = runner
+        self._declarations = declarations
+        self._observer = observer
+        self._clock = clock
+        self._lease = lease
+        self._venues = tuple(venues)
+        self._books = books
+        self._grader = grader
+        self._batch_ticks = batch_ticks
+        self._linger_seconds = linger_seconds
+        self._retry_seconds = retry_seconds
+        self._writing = asyncio.Lock()
+        self._open = OpenSignals()
+        self._swept_us: dict[Venue, int] = {}
+        self._settled: dict[str, None] = {}
+        self._statuses: dict[Venue, FeedStatus] = {}
+        self._room = asyncio.Event()
+        self._room.set()
+
+    # --- the life of a leadership -------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Load checkpoints, open signals and what the catalog knows of markets that may tick."""
+        await self._resync()
+        events: set[str] = set()
+        markets: list[Market] = []
+        async for market in self._catalog.all_markets(_FOLLOWABLE, self._venues):
+            markets.append(market)
+            if market.event_id is not None:
+                events.add(market.event_id)
+        self._runner.offer_catalog(await self._events(sorted(events)), markets)
+
+    async def _resync(self) -> None:
+        self._runner.restore(await self._store.load_states(self._runner.strategy_ids))
+        self._open = OpenSignals(await self._store.active_signals())
+
+    async def run(self) -> None:
+        """Store until cancelled; a cancelled transaction keeps nothing.
+
+        :raises Fenced: another leader writes now; nothing of the last transaction was kept.
+        """
+        while True:
+            await self._queue.wait()
+            await asyncio.sleep(self._linger_seconds)
+            await self._room.wait()
+            await self.write()
+
+    async def drain(self) -> None:
+        """Store all that waits now; nothing while paused, since there is no room."""
+        while not self._queue.empty and self._room.is_set():
+            await self.write()
+        async with self._writing:
+            pass  # whoever wrote meanwhile is done
+
+    def pause(self, paused: bool) -> None:
+        """While paused nothing is stored, the queue fills, and its back-pressure reaches the sockets."""
+        if paused:
+            self._room.clear()
+        else:
+            self._room.set()
+
+    async def announce(self, state: FeedState, detail: str) -> None:
+        """Say of every venue's feed what the pipeline itself knows, e.g. that nothing is stored for want of disk."""
+        now_us = self._clock()
+        for venue in self._venues:
+            last = self._statuses.get(venue)
+            status = FeedStatus(
+                venue,
+                state,
+                None if last is None else last.last_receive_time_us,
+                0 if last is None else last.epoch,
+                now_us,
+                detail,
+            )
+            self._observer.feed_status(status)
+            await self._keep_trying(partial(self._store.save_feed_status, status))
+
+    async def announce_last(self) -> None:
+        """Say again what the adapters said last."""
+        for status in list(self._statuses.values()):
+            await self._keep_trying(partial(self._store.save_feed_status, status))
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    async def write(self) -> None:
+        """Take what waits, up to a batch, and store it."""
+        async with self._writing:
+            taken = self._queue.take(self._batch_ticks)
+            self._observer.queue_depth(len(self._queue))
+            await self._store_others(taken.others)
+            floors = {v: max(self._runner.position_us(v), self._swept_us.get(v, 0)) for v in Venue}
+            ticks = in_order(taken.ticks, floors)
+            if ticks or self._runner.has_news:
+                await self._store_ticks(ticks)
+        for barrier in taken.barriers:
+            barrier.set()
+
+    async def _store_ticks(self, ticks: Sequence[Quote | Trade]) -> None:
+        begin_us = self._clock()
+        result = await self._decided(ticks)
+        now_us = self._clock()
+        self._open.see(result.events)
+        self._observer.batch_stored(
+            result.quotes_inserted, result.trades_inserted, result.duplicates, len(result.events), now_us - begin_us
+        )
+        if ticks:
+            self._observer.tick_age(now_us - ticks[0].receive_time_us)
+        if self._books is not None:
+            self._books.mark(tick.market_id for tick in ticks if isinstance(tick, Quote))
+
+    async def _decided(self, ticks: Sequence[Quote | Trade]) -> BatchResult:
+        """One transaction, tried again while the database is away.
+
+        A commit whose answer was lost can't be told from one that failed, so memory is taken anew from the
+        checkpoints before the next try; ticks that were stored come back as duplicates then.
+        """
+        stale = False
+        while True:
+            try:
+                if stale:
+                    await self._resync()
+                    stale = False
+                result = await self._store.store_batch(
+                    self._lease(),
+                    ticks,
+                    lambda stored: self._runner.decide(stored, None if stored else self._clock()),
+                )
+            except (Unavailable, Aborted):
+                self._runner.rollback()
+                stale = True
+                self._observer.store_retried()
+                await self._wait_a_little()
+            except BaseException:
+                self._runner.rollback()
+                raise
+            else:
+                self._runner.commit()
+                return result
+
+    async def _keep_trying(self, work: Callable[[], Awaitable[T]]) -> T:
+        while True:
+            try:
+                return await work()
+            except (Unavailable, Aborted):
+                self._observer.store_retried()
+                await self._wait_a_little()
+
+    async def _wait_a_little(self) -> None:
+        await asyncio.sleep(self._retry_seconds * random.uniform(0.5, 1.5))  # noqa: S311  # jitter, no secret
+
+    async def _store_others(self, items: Sequence[VenueItem]) -> None:
+        pages = [item for item in items if isinstance(item, CatalogPage)]
+        settlements = [item for item in items if isinstance(item, SettlementUpdate)]
+        rows = [item for item in items if isinstance(item, QuarantinedRow)]
+        if pages:
+            await self._keep_trying(lambda: self._store_pages(pages))
+        if settlements:
+            await self._keep_trying(lambda: self._store_settlements(settlements))
+        if rows:
+            await self._keep_trying(lambda: self._store.quarantine(rows))
+            for row in rows:
+                self._observer.quarantined(row.venue, row.reason)
+        for status in (item for item in items if isinstance(item, FeedStatus)):
+            self._statuses[status.venue] = status
+            self._observer.feed_status(status)
+            await self._keep_trying(partial(self._store.save_feed_status, status))
+
+    async def _store_pages(self, pages: Sequence[CatalogPage]) -> None:
+        events = [self._declarations.apply(event) for page in pages for event in page.events]
+        markets = [market for page in pages for market in page.markets]
+        await self._catalog.upsert(events, markets, self._clock())
+        # What the catalog holds now: a page may bring some of an event's markets, or leave a settlement out.
+        touched = {event.event_id for event in events} | {m.event_id for m in markets if m.event_id is not None}
+        stored = await self._catalog.markets_by_id([market.market_id for market in markets])
+        self._runner.offer_catalog(await self._events(sorted(touched)), stored.values())
+
+    async def _store_settlements(self, updates: Sequence[SettlementUpdate]) -> None:
+        changed = await self._catalog.record_settlements(updates, self._clock())
+        self._settled.update(dict.fromkeys(update.market_id for update in updates))
+        self._runner.offer_catalog((), (await self._catalog.markets_by_id(list(changed))).values())
+
+    async def _events(self, event_ids: Sequence[str]) -> Iterable[Event]:
+        found: list[Event] = []
+        for start in range(0, len(event_ids), 500):
+            found += (await self._catalog.events_by_id(event_ids[start : start + 500])).values()
+        return found
+
+    # --- sweeps -------------------------------------------------------------------------------------------------
+
+    async def sweep(self) -> None:
+        """Decide on facts that no tick came after, and append what is due: expiries, then grades."""
+        async with self._writing:
+            if self._runner.has_news and self._room.is_set():
+                await self._store_ticks([])
+            now_us, idle = self._clock(), self._queue.empty
+            expired = self._open.expired(lambda venue: self._watermark_us(venue, now_us, idle))
+            for event in expired:
+                venue = event.signal.venue
+                self._swept_us[venue] = max(self._swept_us.get(venue, 0), event.signal.expire_time_us)
+            if expired:
+                await self._append(expired)
+        graded = await self._grade()
+        if expired or graded:
+            self._observer.signals_ended(len(expired), graded)
+
+    def _watermark_us(self, venue: Venue, now_us: int, idle: bool) -> int:
+        """No tick of the venue still to be decided on will carry an earlier receive time."""
+        position_us = self._runner.position_us(venue)
+        return max(position_us, now_us) if idle else position_us
+
+    async def _grade(self) -> int:
+        settled, self._settled = list(self._settled), {}
+        if self._grader is None or not settled:
+            return 0
+        count = 0
+        for start in range(0, len(settled), 200):
+            some = settled[start : start + 200]
+            events = await self._keep_trying(partial(self._grader.graded, some, self._clock()))
+            if events:
+                async with self._writing:
+                    await self._append(events)
+                count += len(events)
+        return count
+
+    async def _append(self, events: Sequence[SignalEvent]) -> None:
+        appended = await self._keep_trying(lambda: self._store.append_events(self._lease(), events))
+        # One that the log knew already is over all the same.
+        self._open.see(appended or events)
