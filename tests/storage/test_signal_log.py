@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oddstream_server.application.ports import Fenced, Lease, SignalFilter, SignalListFilter
+from oddstream_server.application.ports import Fenced, Lease, SignalFilter, SignalListFilter, StoredSignal
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.signal import DataOrigin, Grade, SignalEvent, SignalEventType, SignalState
 from oddstream_server.storage import signal_log
@@ -158,7 +158,7 @@ async def test_pages_of_signals_are_the_whole_list_newest_first_while_signals_ar
     full, head = await log.list_signals(everything, None, 1_000)
     assert head == 120
     assert [s.sequence for s in full.items] == list(range(120, 0, -1))
-    paged = []
+    paged: list[StoredSignal] = []
     after, extra = None, 0
     while True:
         page, head = await log.list_signals(everything, after, size)

@@ -109,7 +109,9 @@ async def test_a_trade_fetched_again_months_later_is_the_same_trade(
 ) -> None:
     first = samples.trade("t1", venue_time=samples.t0)
     await pipeline.store_batch(lease, [first], Watcher())
-    again = await pipeline.store_batch(lease, [replace(first, receive_time_us=samples.t0 + 70 * samples.day)], Watcher())
+    again = await pipeline.store_batch(
+        lease, [replace(first, receive_time_us=samples.t0 + 70 * samples.day)], Watcher()
+    )
     assert again.duplicates == 1
     assert len((await ticks.list_trades("kalshi:A", EVERYTHING, None, 10)).items) == 1
 
@@ -119,7 +121,9 @@ async def test_a_quote_repeated_across_the_end_of_a_month_is_the_same_quote(
 ) -> None:
     august = samples.t0 + 29 * samples.day + 12 * samples.hour  # 2026-08-01 00:00 UTC
     await pipeline.store_batch(lease, [samples.quote(1, at=august - 1)], Watcher())
-    result = await pipeline.store_batch(lease, [samples.quote(1, at=august + 1), samples.quote(2, at=august)], Watcher())
+    result = await pipeline.store_batch(
+        lease, [samples.quote(1, at=august + 1), samples.quote(2, at=august)], Watcher()
+    )
     assert (result.quotes_inserted, result.duplicates) == (1, 1)
 
 
