@@ -78,9 +78,11 @@ def _exact(number: Decimal, field: str) -> int:
 
 def _decimal(value: str | int | Decimal, field: str) -> Decimal:
     try:
-        number = Decimal(value)
+        number = Decimal(value) if not isinstance(value, str) or value.isascii() else None
     except InvalidOperation:
-        raise RowError(QuarantineReason.NUMBER_INVALID, f"{field} is no decimal") from None
+        number = None
+    if number is None:
+        raise RowError(QuarantineReason.NUMBER_INVALID, f"{field} is no decimal")
     if not number.is_finite() or abs(number.adjusted()) > _LONGEST:
         raise RowError(QuarantineReason.NUMBER_INVALID, f"{field} is out of every range")
     return number
