@@ -199,8 +199,6 @@ class KalshiFeed:
             source = TickSource(Venue.KALSHI, SourceKind.WEBSOCKET, f"{self._session}:{sid}")
             line = self._lines[ticker] = BookLine(ticker, market_id, sid, source, self._monitor.epoch)
         self._flush(line, now_us, items)
-        if line.known:  # taken anew unasked: whether something was missed can't be known
-            line.epoch = self._monitor.raise_epoch()
         try:
             quote = line.snapshot(message, seq, now_us, self._use_yes_price)
         except RowError:
