@@ -99,6 +99,10 @@ class Settings(BaseSettings):
     """Reviewed declarations of what venues don't say (exhaustiveness of a series), JSON."""
     tick_retention_days: int = Field(default=14, ge=1)
 
+    migrations_dir: Path | None = None
+    """Where the migrations are; absent: ``migrations/`` of the checkout."""
+    embedded_database: bool = False
+    """Set by the supervisor for its workers: the database is the one in the data folder."""
     parent_pid: int | None = None
     """Set by the supervisor for its workers, which die with it."""
 
@@ -166,6 +170,26 @@ class Settings(BaseSettings):
         if (self.kalshi_key_id is None) != (self.kalshi_private_key_file is None):
             raise ValueError("kalshi_key_id and kalshi_private_key_file: set both or neither")
         return self
+
+    def with_services(self, database_url: str | None, redis_url: str | None) -> Self:
+        """These settings with the addresses of the embedded services; None leaves the operator's own."""
+        found: dict[str, object] = {}
+        if database_url:
+            found |= {"database_url": SecretStr(database_url), "embedded_database": True}
+        if redis_url:
+            found["redis_url"] = SecretStr(redis_url)
+        return self.model_copy(update=found)
+
+    def worker_overrides(self) -> dict[str, str]:
+        """What a worker's environment has to say beyond this process's own, by setting."""
+        overrides = {"embedded_database": str(self.embedded_database)}
+        if self.database_url is not None:
+            overrides["database_url"] = self.database_url.get_secret_value()
+        if self.redis_url is not None:
+            overrides["redis_url"] = self.redis_url.get_secret_value()
+        if self.log_file is not None:
+            overrides["log_file"] = str(self.log_file)
+        return overrides
 
     @property
     def named_venues(self) -> tuple[Venue, ...]:

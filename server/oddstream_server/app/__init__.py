@@ -1,0 +1,1 @@
+"""The composition root: what each process is made of. The only package that sees everything."""

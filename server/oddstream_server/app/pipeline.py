@@ -1,0 +1,173 @@
+"""The pipeline's process: adapters of the chosen venues, the strategies, and the leadership."""
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from oddstream_server.app.process import (
+    data_folder,
+    new_registry,
+    now_us,
+    open_database,
+    operations_socket,
+    required_urls,
+    run_until_stopped,
+)
+from oddstream_server.application.ports import VenueAdapter
+from oddstream_server.domain.market import Venue
+from oddstream_server.embedded.layout import free_fraction
+from oddstream_server.lifecycle import Closing, StopSignal
+from oddstream_server.observability.operations import State
+from oddstream_server.observability.pipeline_metrics import PipelineMetrics
+from oddstream_server.pipeline.declarations import Declarations
+from oddstream_server.pipeline.leader import Pipeline, PipelineSettings
+from oddstream_server.settings import Settings
+from oddstream_server.shared_state.books import RedisBookCache
+from oddstream_server.shared_state.connection import SharedState
+from oddstream_server.storage.catalog import CatalogStore
+from oddstream_server.storage.pipeline_store import PostgresPipelineStore
+from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.ticks import TickStore
+from oddstream_server.strategies.registry import Registry
+from oddstream_server.venues.kalshi.adapter import KalshiAdapter
+from oddstream_server.venues.kalshi.config import KalshiConfig
+from oddstream_server.venues.polymarket.adapter import PolymarketAdapter
+from oddstream_server.venues.polymarket.config import PolymarketConfig
+from oddstream_server.venues.simulated.adapter import SimulatedVenue
+from oddstream_server.venues.simulated.config import SimulatedConfig
+
+log = structlog.get_logger()
+
+
+def kalshi(settings: Settings) -> KalshiAdapter:
+    pem = None
+    if settings.kalshi_private_key_file is not None:
+        pem = settings.kalshi_private_key_file.read_bytes()
+    return KalshiAdapter(
+        KalshiConfig(
+            rest_url=settings.kalshi_rest_url,
+            ws_url=settings.kalshi_websocket_url,
+            key_id=settings.kalshi_key_id,
+            private_key_pem=pem,
+        )
+    )
+
+
+def polymarket(settings: Settings) -> PolymarketAdapter:
+    return PolymarketAdapter(
+        PolymarketConfig(
+            gamma_url=settings.polymarket_gamma_url,
+            clob_url=settings.polymarket_clob_url,
+            data_url=settings.polymarket_data_url,
+            ws_url=settings.polymarket_websocket_url,
+        )
+    )
+
+
+async def choose_adapters(settings: Settings, not_before_us: int | None) -> Sequence[VenueAdapter]:
+    """The named venues; for ``auto`` the real ones that answer, and the simulated one where none does."""
+    makers: dict[Venue, Callable[[], VenueAdapter]] = {
+        Venue.KALSHI: lambda: kalshi(settings),
+        Venue.POLYMARKET: lambda: polymarket(settings),
+        Venue.SIMULATED: lambda: SimulatedVenue(
+            SimulatedConfig(
+                seed=settings.simulated_seed, events=settings.simulated_events, speed=settings.simulated_speed
+            ),
+            now_us,
+            not_before_us,
+        ),
+    }
+    if settings.named_venues:
+        return [makers[venue]() for venue in settings.named_venues]
+    candidates: list[VenueAdapter] = [makers[Venue.KALSHI](), makers[Venue.POLYMARKET]()]
+    answers = await asyncio.gather(*(adapter.reachable() for adapter in candidates))
+    reached = []
+    for adapter, reachable in zip(candidates, answers, strict=True):
+        if reachable:
+            reached.append(adapter)
+        else:
+            log.info("venue not reachable, left out", venue=adapter.venue.value)
+            await adapter.close()
+    return reached or [makers[Venue.SIMULATED]()]
+
+
+async def run_pipeline(settings: Settings, stop: StopSignal) -> None:
+    """Contend for the leadership and lead until stopped."""
+    process = "pipeline"
+    closing = Closing()
+    registry = new_registry()
+    database = open_database(settings, process)
+    closing.add("database", database.close)
+    shared_state = SharedState(required_urls(settings)[1], registry)
+    closing.add("redis", shared_state.close)
+
+    ticks = TickStore(database)
+    signal_log = SignalLogStore(database)
+    strategies = Registry()
+    strategies.load_entry_points()
+    declarations = Declarations.read(settings.declarations_file) if settings.declarations_file else Declarations()
+
+    adapters = await choose_adapters(settings, await _last_simulated_us(signal_log))
+    for adapter in adapters:
+        closing.add(f"venue {adapter.venue.value}", adapter.close)
+    metrics = PipelineMetrics(registry, [adapter.venue for adapter in adapters], now_us)
+    pipeline = Pipeline(
+        holder=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
+        store=PostgresPipelineStore(database, ticks),
+        catalog=CatalogStore(database),
+        adapters=adapters,
+        strategies=strategies.configure_all(),
+        clock=now_us,
+        declarations=declarations,
+        books=RedisBookCache(shared_state, registry),
+        log=signal_log,
+        observer=metrics,
+        settings=PipelineSettings(
+            markets_per_venue=settings.markets_per_venue,
+            discovery_seconds=settings.discovery_seconds,
+            lease_seconds=settings.lease_seconds,
+        ),
+        free_disk_ppm=_free_disk(settings),
+    )
+
+    async def state() -> State:
+        body = metrics.state()
+        breakers = {adapter.venue.value: adapter.breaker_state() for adapter in adapters}
+        for venue, of_venue in body["venues"].items():
+            of_venue["breaker"] = breakers[venue]
+        return {"ready": True, **body}
+
+    ended = asyncio.Event()
+
+    async def run() -> None:
+        await pipeline.run()
+        ended.set()
+        await asyncio.Event().wait()  # the stop signal ends the process, not the end of this task
+
+    async def drain() -> None:
+        pipeline.stop()
+        await ended.wait()
+
+    try:
+        async with operations_socket(settings, process, registry, state):
+            await run_until_stopped(stop, [("pipeline", run())], drain)
+    finally:
+        await closing.close()
+    log.info("stopped")
+
+
+async def _last_simulated_us(signal_log: SignalLogStore) -> int | None:
+    """Until when an earlier session of the simulated venue got; a new one's past begins after it."""
+    statuses = await signal_log.feed_statuses()
+    return next((s.last_receive_time_us for s in statuses if s.venue is Venue.SIMULATED), None)
+
+
+def _free_disk(settings: Settings) -> Callable[[], int] | None:
+    if not settings.embedded_database:
+        return None  # the database is elsewhere, and so is its disk
+    root = data_folder(settings).root
+    return lambda: int(free_fraction(root) * 1_000_000)

@@ -1,0 +1,161 @@
+"""What every worker process has: its settings' view of the outside, its metrics, its tasks, its operations socket."""
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+# Not the default registry: what a library registers there by itself is not ours to promise.
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from oddstream_server.application.keys.peppers import Peppers
+from oddstream_server.embedded.keys import load_or_make_keys
+from oddstream_server.embedded.layout import DataFolder
+from oddstream_server.lifecycle import StopSignal, die_with_parent
+from oddstream_server.observability.logging import configure_logging
+from oddstream_server.observability.operations import OperationsServer, State, process_metrics
+from oddstream_server.settings import LogFormat, Settings
+from oddstream_server.storage.database import Database
+
+log = structlog.get_logger()
+
+
+def now_us() -> int:
+    """The wall clock in microseconds since the epoch."""
+    return time.time_ns() // 1_000
+
+
+def data_folder(settings: Settings) -> DataFolder:
+    return DataFolder.at(settings.data_dir)
+
+
+def worker_sockets(settings: Settings) -> Path:
+    """Where the workers' operations sockets are: with the embedded services' own."""
+    folder = data_folder(settings)
+    folder.create()
+    owners = {os.geteuid(), folder.run.stat().st_uid}
+    return folder.socket_folder(owners)
+
+
+def start_logging(settings: Settings, process: str) -> None:
+    configure_logging(
+        level=settings.log_level,
+        json=settings.log_format is LogFormat.JSON,
+        file=settings.log_file,
+        process=process,
+    )
+
+
+def required_urls(settings: Settings) -> tuple[str, str]:
+    """Database and Redis of a worker; the supervisor sets both, embedded or not."""
+    if settings.database_url is None or settings.redis_url is None:
+        raise SystemExit(
+            "this command needs ODDSTREAM_DATABASE_URL and ODDSTREAM_REDIS_URL; "
+            "`oddstream-server run` starts the embedded services and sets both"
+        )
+    return settings.database_url.get_secret_value(), settings.redis_url.get_secret_value()
+
+
+def open_database(settings: Settings, process: str) -> Database:
+    return Database(
+        required_urls(settings)[0],
+        pool_size=settings.database_pool_size,
+        max_overflow=settings.database_max_overflow,
+        pool_timeout_seconds=settings.database_pool_timeout_seconds,
+        recycle_seconds=settings.database_pool_recycle_seconds,
+        application_name=f"oddstream {process}",
+    )
+
+
+def read_peppers(settings: Settings, *, database_is_new: bool = False) -> Peppers:
+    """:raises EmbeddedError: the keys are lost, damaged or open to others; the text says what to do."""
+    return Peppers(load_or_make_keys(data_folder(settings).keys, database_is_new=database_is_new).peppers)
+
+
+def new_registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+@contextlib.asynccontextmanager
+async def operations_socket(
+    settings: Settings, process: str, registry: CollectorRegistry, state: Callable[[], Awaitable[State]]
+) -> AsyncIterator[None]:
+    """The worker's operations server on its unix socket."""
+    path = worker_sockets(settings) / f"{process}.sock"
+    server = OperationsServer(state, process_metrics(registry))
+    await server.listen_unix(path)
+    try:
+        yield
+    finally:
+        await server.close()
+        path.unlink(missing_ok=True)
+
+
+class Stopped(Exception):
+    """The stop signal came; ends the task group."""
+
+
+async def run_until_stopped(
+    stop: StopSignal,
+    tasks: Sequence[tuple[str, Coroutine[Any, Any, None]]],
+    on_stop: Callable[[], Awaitable[None]],
+) -> None:
+    """Run tasks that never end by themselves until the signal; then ``on_stop`` runs while they still do.
+
+    One that ends or fails takes the process down: the supervisor starts a whole one again.
+    """
+
+    async def forever(name: str, work: Coroutine[Any, Any, None]) -> None:
+        await work
+        raise RuntimeError(f"task {name} ended by itself")
+
+    async def until_signal() -> None:
+        await stop.wait()
+        await on_stop()
+        raise Stopped
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for name, work in tasks:
+                group.create_task(forever(name, work), name=name)
+            group.create_task(until_signal(), name="stop signal")
+    except* Stopped:
+        pass
+
+
+def run_worker(settings: Settings, process: str, main: Callable[[StopSignal], Coroutine[Any, Any, None]]) -> int:
+    """Run a worker's coroutine; answers the process's exit code."""
+    start_logging(settings, process)
+    if settings.parent_pid is not None:
+        die_with_parent(settings.parent_pid)
+
+    async def body() -> None:
+        with StopSignal() as stop:
+            await main(stop)
+
+    try:
+        asyncio.run(body())
+    except Exception:
+        log.exception("the process failed")
+        return 1
+    return 0
+
+
+def default_migrations_folder() -> Path:
+    """``migrations/`` of the checkout that this package runs from."""
+    return Path(__file__).resolve().parents[3] / "migrations"
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal."""
+    print(text, file=sys.stdout, flush=True)  # this is the command's own output, not a log

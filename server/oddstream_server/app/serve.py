@@ -1,0 +1,194 @@
+"""A serving process: the gRPC server with its services, the feed, and the chain around every call."""
+
+import asyncio
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from oddstream.v1 import (
+    admin_service_pb2_grpc,
+    backtest_service_pb2_grpc,
+    market_service_pb2_grpc,
+    signal_service_pb2_grpc,
+)
+from oddstream_server.app.process import (
+    new_registry,
+    now_us,
+    open_database,
+    operations_socket,
+    read_peppers,
+    required_urls,
+    run_until_stopped,
+)
+from oddstream_server.application.keys.authentication import Authenticator
+from oddstream_server.application.markets import Markets
+from oddstream_server.application.signals import Signals
+from oddstream_server.feed.feed_statuses import FeedStatuses
+from oddstream_server.feed.quotes import QuoteFeed
+from oddstream_server.feed.signals.feed import SignalFeed
+from oddstream_server.feed.streams import StreamLimits, StreamRegistry
+from oddstream_server.interceptors.assembly import ChainSettings, build_chain
+from oddstream_server.interceptors.in_flight import InFlight
+from oddstream_server.lifecycle import Closing, StopSignal
+from oddstream_server.observability.feed_metrics import FeedMetrics
+from oddstream_server.observability.operations import State
+from oddstream_server.settings import Settings
+from oddstream_server.shared_state.books import RedisBookCache
+from oddstream_server.shared_state.connection import SharedState
+from oddstream_server.shared_state.limiter import LeasedRateLimiter
+from oddstream_server.storage.catalog import CatalogStore
+from oddstream_server.storage.keys import ApiKeyStore
+from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.wake_ups import WakeUps
+from oddstream_server.strategies.registry import Registry, StrategyList
+from oddstream_server.transport.contract import load_contract
+from oddstream_server.transport.converters.streams import QuoteWireCodec, SignalWireCodec
+from oddstream_server.transport.health import HealthServicer
+from oddstream_server.transport.market_service import MarketService
+from oddstream_server.transport.server import GrpcServer, ServerOptions
+from oddstream_server.transport.signal_service import SignalService
+from oddstream_server.transport.streams import QuoteStreams, SignalStreams
+from oddstream_server.transport.unimplemented import AdminService, BacktestService
+
+log = structlog.get_logger()
+
+SERVICES = tuple(f"oddstream.v1.{name}Service" for name in ("Market", "Signal", "Backtest", "Admin"))
+DRAIN_RETRY_US = 500_000
+"""How long streams are asked to wait before they come back: another process takes them meanwhile."""
+
+
+async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
+    """Serve until stopped, then drain.
+
+    :param index: number of the serving process; with several they share the port.
+    """
+    process = f"serve-{index}"
+    closing = Closing()
+    registry = new_registry()
+    database = open_database(settings, process)
+    closing.add("database", database.close)
+    shared_state = SharedState(required_urls(settings)[1], registry)
+    closing.add("redis", shared_state.close)
+
+    signal_log = SignalLogStore(database)
+    ticks = TickStore(database)
+    catalog = CatalogStore(database)
+    strategies = Registry()
+    strategies.load_entry_points()
+
+    authenticator = Authenticator(ApiKeyStore(database), read_peppers(settings), now_us)
+    metrics = FeedMetrics(registry)
+    streams = StreamRegistry(now_us, metrics, StreamLimits(maximum_age_s=settings.stream_maximum_age_seconds))
+    statuses = FeedStatuses(signal_log.feed_statuses, streams.wake_all)
+    feed = SignalFeed(signal_log, SignalWireCodec(), streams, statuses, now_us)
+    quotes = QuoteFeed(ticks, catalog, QuoteWireCodec(), streams, statuses, now_us)
+
+    markets = Markets(catalog, ticks, RedisBookCache(shared_state, registry), signal_log, now_us)
+    signals = Signals(signal_log, StrategyList(strategies.configure_all()))
+    # The class decorator answers every rpc that a class doesn't serve; the checker sees the abstract base alone.
+    market_service = MarketService(markets, QuoteStreams(quotes, now_us).watch, now_us)  # type: ignore[abstract]  # as said
+    signal_service = SignalService(signals, SignalStreams(feed, now_us).watch)  # type: ignore[abstract]  # as said
+    backtest_service = BacktestService()  # type: ignore[abstract]  # as said
+    admin_service = AdminService()  # type: ignore[abstract]  # as said
+
+    in_flight = InFlight()
+    chain = build_chain(
+        ChainSettings(
+            trusted_proxies=settings.trusted_proxies,
+            unauthenticated_calls_per_minute=settings.unauthenticated_calls_per_minute,
+            units_per_minute=settings.calls_per_minute,
+            streams_per_key=settings.streams_per_key,
+        ),
+        load_contract(),
+        authenticator,
+        LeasedRateLimiter(shared_state, registry),
+        in_flight,
+        registry,
+    )
+    health = HealthServicer(SERVICES)
+
+    def register(server: grpc.aio.Server) -> None:
+        market_service_pb2_grpc.add_MarketServiceServicer_to_server(market_service, server)
+        signal_service_pb2_grpc.add_SignalServiceServicer_to_server(signal_service, server)
+        backtest_service_pb2_grpc.add_BacktestServiceServicer_to_server(backtest_service, server)
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin_service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        reflection.enable_server_reflection((*SERVICES, reflection.SERVICE_NAME), server)
+
+    async def close_streams() -> None:
+        if not await streams.close(DRAIN_RETRY_US, settings.grace_seconds):
+            log.warning("streams were still open when their time to close was over", streams=len(streams))
+
+    server = GrpcServer(
+        options=ServerOptions(host=settings.grpc_host, port=settings.grpc_port, share_port=settings.workers > 1),
+        interceptor=chain,
+        in_flight=in_flight,
+        health=health,
+        register=(register,),
+        close_streams=close_streams,
+    )
+
+    wakers = {
+        "signals": (feed.wake,),
+        "quotes": (quotes.wake,),
+        "feed": (statuses.wake,),
+        "keys": (authenticator.forget,),
+    }
+
+    def on_wake(kind: str) -> None:
+        for wake in wakers.get(kind, ()):
+            wake()
+
+    serving = False
+    port = 0
+
+    async def state() -> State:
+        return {
+            "ready": serving,
+            "port": port,
+            "streams": metrics.open_streams,
+            "head_sequence": feed.bounds.head_sequence,
+            "oldest_sequence": feed.bounds.oldest_sequence,
+            "data_set_id": feed.data_set_id,
+            "calls_in_flight": in_flight.total,
+            "redis": "away" if shared_state.away else "up",
+            "database_connections": database.connections_in_use(),
+            "database_connections_maximum": database.maximum_connections,
+        }
+
+    async def start() -> None:
+        nonlocal serving, port
+        await feed.ready.wait()
+        port = await server.start()
+        health.set_serving(True)
+        serving = True
+        log.info("serving", address=server.options.address, port=port)
+        await asyncio.Event().wait()
+
+    async def drain() -> None:
+        nonlocal serving
+        serving = False
+        log.info("draining", calls=in_flight.total, streams=len(streams))
+        await server.drain(settings.drain_seconds, settings.grace_seconds)
+
+    try:
+        async with operations_socket(settings, process, registry, state):
+            await run_until_stopped(
+                stop,
+                [
+                    ("signal feed", feed.run()),
+                    ("quote feed", quotes.run()),
+                    ("feed statuses", statuses.run()),
+                    ("stream wheel", streams.run()),
+                    ("authenticator", authenticator.run()),
+                    ("wake-ups", WakeUps(database.dsn, on_wake).run()),
+                    ("server", start()),
+                ],
+                drain,
+            )
+    finally:
+        await closing.close()
+    log.info("stopped")
