@@ -67,14 +67,14 @@ async def until_cancelled(request: Any, context: Any) -> None:
 
 @dataclass
 class World:
-    """What the server works on; a test changes it as it likes."""
+    """What the server works on; a test changes it as it likes. Ports are in memory unless a test puts real ones in."""
 
     keys: MemoryKeys = field(default_factory=MemoryKeys)
-    catalog: MemoryCatalog = field(default_factory=MemoryCatalog)
-    ticks: MemoryTicks = field(default_factory=MemoryTicks)
-    books: MemoryBooks = field(default_factory=MemoryBooks)
-    signals: MemorySignals = field(default_factory=MemorySignals)
-    strategies: MemoryStrategies = field(default_factory=MemoryStrategies)
+    catalog: Any = field(default_factory=MemoryCatalog)
+    ticks: Any = field(default_factory=MemoryTicks)
+    books: Any = field(default_factory=MemoryBooks)
+    signals: Any = field(default_factory=MemorySignals)
+    strategies: Any = field(default_factory=MemoryStrategies)
     limiter: RateLimiter = field(default_factory=MemoryLimiter)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     settings: ChainSettings = field(default_factory=ChainSettings)

@@ -29,9 +29,11 @@ RECHECK_SECONDS = 2.0
 """How often the keys of open streams are read again. With the reading itself it stays below the five seconds."""
 LATE_SECONDS = 1.0
 """How much later than noticed a stream is cut from outside."""
-READ_SECONDS = 1.0
+READ_SECONDS = 3.0
+"""A restart of the database is waited out by the store itself; this is for one that hangs."""
 TOUCH_SECONDS = 60.0
 _MAXIMUM_CACHED = 10_000
+_READS_AT_A_TIME = 32
 _DUMMY_PROOF = bytes(32)
 
 
@@ -173,20 +175,22 @@ class Authenticator:
             await self._touch()
 
     async def _recheck(self) -> None:
-        for key_id in list(self._watched):
-            try:
-                stored = await self._read(key_id)
-            except Unavailable:
-                continue
-            except Exception:
-                log.exception("the key of open streams could not be read again", key_id=key_id)
-                continue
-            if stored is None or self._revoked_or_expired(stored):
-                error = Unauthenticated(
-                    "the key of this stream was revoked or has expired", reason="CREDENTIAL_REVOKED"
-                )
-                for on_end in self._watched.pop(key_id, ()):
-                    asyncio.get_running_loop().call_later(LATE_SECONDS, on_end, error)
+        key_ids = list(self._watched)
+        for first in range(0, len(key_ids), _READS_AT_A_TIME):
+            await asyncio.gather(*(self._recheck_key(key_id) for key_id in key_ids[first : first + _READS_AT_A_TIME]))
+
+    async def _recheck_key(self, key_id: str) -> None:
+        try:
+            stored = await self._read(key_id)
+        except Unavailable:
+            return
+        except Exception:
+            log.exception("the key of open streams could not be read again", key_id=key_id)
+            return
+        if stored is None or self._revoked_or_expired(stored):
+            error = Unauthenticated("the key of this stream was revoked or has expired", reason="CREDENTIAL_REVOKED")
+            for on_end in self._watched.pop(key_id, ()):
+                asyncio.get_running_loop().call_later(LATE_SECONDS, on_end, error)
 
     async def _touch(self) -> None:
         if not self._used or self._monotonic() - self._touched_at < TOUCH_SECONDS:
