@@ -10,6 +10,7 @@ from oddstream_server.domain.errors import OddstreamError
 from oddstream_server.domain.principal import Principal, Role
 from oddstream_server.feed.feed_statuses import FeedStatuses
 from oddstream_server.feed.observer import EndReason, NullFeedObserver, StreamKind
+from oddstream_server.feed.signals.batches import SignalCodec
 from oddstream_server.feed.signals.feed import FeedLimits, SignalFeed, SignalWatch, Start, StartAfter, StartNow
 from oddstream_server.feed.signals.ring import View
 from oddstream_server.feed.signals.subscriptions import SignalDelivery, SignalSubscription
@@ -119,7 +120,10 @@ def assert_continuous(messages: list[ReadMessage], start: int) -> None:
 
 @asynccontextmanager
 async def running_feed(
-    log: MemorySignalLog | None = None, limits: FeedLimits | None = None, stream_limits: StreamLimits | None = None
+    log: MemorySignalLog | None = None,
+    limits: FeedLimits | None = None,
+    stream_limits: StreamLimits | None = None,
+    codec: SignalCodec | None = None,
 ) -> AsyncIterator[RunningFeed]:
     log = log or MemorySignalLog()
     observer = CountingObserver()
@@ -127,7 +131,7 @@ async def running_feed(
     registry = StreamRegistry(lambda: made[0].now_us, observer, stream_limits, seed=1)
     statuses = FeedStatuses(log.feed_statuses, registry.wake_all, poll_s=0.02)
     limits = limits or FeedLimits(poll_s=0.02, retry_s=0.01)
-    feed = SignalFeed(log, ReadableCodec(), registry, statuses, lambda: made[0].now_us, limits)
+    feed = SignalFeed(log, codec or ReadableCodec(), registry, statuses, lambda: made[0].now_us, limits)
     made.append(RunningFeed(log, registry, statuses, feed, observer))
     tasks = [asyncio.create_task(work) for work in (registry.run(), statuses.run(), feed.run())]
     try:

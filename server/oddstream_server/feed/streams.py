@@ -8,6 +8,7 @@ wake-up.
 import asyncio
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from oddstream_server.application.ports import Clock
@@ -163,6 +164,9 @@ class StreamRegistry:
 
     def __len__(self) -> int:
         return len(self._streams)
+
+    def __iter__(self) -> Iterator[OpenStream]:
+        return iter(tuple(self._streams))
 
     def jittered(self, value: float) -> float:
         return value * (1 + self.limits.jitter * (2 * self.random.random() - 1))
