@@ -55,7 +55,10 @@ async def test_a_thousand_calls_cancelled_in_mid_query_leave_nothing_running_and
         assert all(isinstance(e, asyncio.CancelledError) for e in ended), ended
     assert reached > 50, "too few were in mid query"
     await eventually(lambda: database.connections_in_use() == 0)
-    assert await sessions(database_dsn, "state <> 'idle'") == []
+    # Where a cancellation overtook its query the connection was cut, and the server finds out within a second.
+    give_up = time.monotonic() + 5
+    while running := await sessions(database_dsn, "state <> 'idle'"):
+        assert time.monotonic() < give_up, running
     assert len(await sessions(database_dsn, "true")) <= database.maximum_connections
 
     async def works(_: int) -> int:

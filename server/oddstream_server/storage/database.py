@@ -72,7 +72,10 @@ class Database:
             "timeout": 5,
             "server_settings": {"application_name": application_name, "timezone": "UTC"},
         }
-        if transaction_pooler:
+        if not transaction_pooler:
+            # A query whose client has gone ends by itself, within a second.
+            connect_args["server_settings"]["client_connection_check_interval"] = "1s"
+        else:
             connect_args |= {
                 "statement_cache_size": 0,
                 "prepared_statement_cache_size": 0,
@@ -235,8 +238,9 @@ async def _rolled_back(connection: AsyncConnection) -> None:
     try:
         raw = (await connection.get_raw_connection()).driver_connection
         assert isinstance(raw, asyncpg.Connection)
-        # After a cancelled query the driver first waits here until the server has stopped it.
-        await raw.execute("ROLLBACK", timeout=5)
+        # After a cancelled query the driver first waits here until the server has stopped it. A request to stop that
+        # reaches the server before the query does is lost; then the connection is cut, which the server notices.
+        await raw.execute("ROLLBACK", timeout=1)
     except Exception:
         await connection.invalidate()
     finally:
