@@ -1,0 +1,414 @@
+"""The whole pipeline on a real database: one leader, its lease, its way out, and what it does when things break."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from oddstream_server.application.ports import (
+    BatchResult,
+    Decision,
+    Fenced,
+    Lease,
+    QuarantinedRow,
+    SettlementUpdate,
+    TimeRange,
+)
+from oddstream_server.domain.errors import Unavailable
+from oddstream_server.domain.market import MarketState, Settlement, SettlementState, Venue
+from oddstream_server.domain.quote import BookLevel, FeedState, FeedStatus, OrderBook, Quote, Trade
+from oddstream_server.domain.signal import DataOrigin, SignalEvent, SignalEventType
+from oddstream_server.pipeline.deciding.replay import load_journal, replay, replayed_events
+from oddstream_server.pipeline.disk import DETAIL
+from oddstream_server.pipeline.leader import Pipeline, PipelineSettings
+from oddstream_server.storage.pipeline_store import PostgresPipelineStore
+from oddstream_server.strategies.registry import ConfiguredStrategy, Registry
+from tests.pipeline.conftest import ScriptedVenue, Stores, Watcher
+from tests.strategies.worlds import World, a_world, bodies
+
+FAST = PipelineSettings(
+    lease_seconds=1.0, sweep_seconds=0.05, books_seconds=0.02, disk_seconds=0.02, venue_retry_seconds=0.02
+)
+
+
+def now_us() -> int:
+    return time.time_ns() // 1_000
+
+
+def strategies() -> list[ConfiguredStrategy]:
+    registry = Registry()
+    return [
+        registry.configure("arb.event_sum"),
+        registry.configure("stat.mean_reversion", {"minimum_rows": 8, "minimum_buckets": 3}),
+    ]
+
+
+def recent(world: World) -> World:
+    """The same world with its last row now, so that receive times look like a live run's."""
+    shift = now_us() - 5_000_000 - world.quotes[-1].receive_time_us
+    quotes = tuple(replace(q, receive_time_us=q.receive_time_us + shift) for q in world.quotes)
+    return replace(world, quotes=quotes)
+
+
+class MemoryBooks:
+    def __init__(self) -> None:
+        self.published: dict[str, OrderBook] = {}
+        self.away = False
+
+    async def publish(self, books: Sequence[OrderBook]) -> None:
+        if self.away:
+            raise Unavailable("away")
+        self.published |= {book.market_id: book for book in books}
+
+    async def get(self, market_id: str) -> OrderBook | None:
+        return self.published.get(market_id)
+
+
+@asynccontextmanager
+async def running(pipeline: Pipeline) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(pipeline.run())
+    try:
+        yield task
+    finally:
+        pipeline.stop()
+        async with asyncio.timeout(20):
+            await task
+
+
+def a_pipeline(
+    stores: Stores,
+    venue: ScriptedVenue,
+    watcher: Watcher,
+    *,
+    holder: str = "one",
+    store: PostgresPipelineStore | None = None,
+    settings: PipelineSettings = FAST,
+    **more: object,
+) -> Pipeline:
+    return Pipeline(
+        holder=holder,
+        store=store or stores.store,
+        catalog=stores.catalog,
+        adapters=[venue],
+        strategies=strategies(),
+        clock=now_us,
+        log=stores.log,
+        observer=watcher,
+        settings=settings,
+        **more,  # type: ignore[arg-type]  # further arguments by name
+    )
+
+
+def a_venue(world: World) -> ScriptedVenue:
+    return ScriptedVenue(Venue.KALSHI, [world.event], world.markets)
+
+
+async def discovered(venue: ScriptedVenue, watcher: Watcher) -> None:
+    await watcher.until(lambda: ("discover", False) in watcher.runs)
+    assert sorted(venue.subscribed) == sorted(m.market_id for m in venue.markets)
+
+
+async def assert_a_replay_agrees(stores: Stores, live: list[SignalEvent]) -> None:
+    """The stored ticks give the live events byte for byte, and the log knows all of them."""
+    journal = await load_journal(stores.store)
+    replayed = replayed_events(stores.ticks, stores.catalog, journal, strategies(), TimeRange())
+    again = [event async for events in replayed for event in events]
+    assert bodies(again) == bodies(live)
+    assert {event.signal.data_origin for event in again} == {DataOrigin.REPLAY}
+    lease = await stores.store.acquire_lease("replayer", 60_000_000)
+    assert lease is not None
+    result = await replay(
+        reader=stores.ticks,
+        catalog=stores.catalog,
+        store=stores.store,
+        lease=lambda: lease,
+        strategies=strategies(),
+        span=TimeRange(),
+    )
+    assert (result.ticks, result.events, result.appended) == (await stores.ticks.live_head(), len(live), 0)
+
+
+async def test_ticks_become_signals_and_a_replay_appends_nothing_new(stores: Stores, watcher: Watcher) -> None:
+    world = recent(a_world(21))
+    venue = a_venue(world)
+    async with running(a_pipeline(stores, venue, watcher)):
+        await discovered(venue, watcher)
+        venue.say(*world.quotes)
+        await watcher.until(lambda: watcher.quotes == len(world.quotes))
+    live = [e for e in await stores.logged() if e.type.from_kernel]
+    assert len(live) > 20
+    assert {e.signal.kind for e in live} == {"arb.event_sum", "stat.mean_reversion"}
+    await assert_a_replay_agrees(stores, live)
+
+
+async def test_the_same_ticks_twice_are_stored_once_and_say_nothing_twice(stores: Stores, watcher: Watcher) -> None:
+    world = recent(a_world(22, instants=120))
+    venue = a_venue(world)
+    async with running(a_pipeline(stores, venue, watcher)):
+        await discovered(venue, watcher)
+        venue.say(*world.quotes)
+        await watcher.until(lambda: watcher.quotes == len(world.quotes))
+        before = [e for e in await stores.logged() if e.type.from_kernel]
+        venue.say(*world.quotes)
+        await watcher.until(lambda: sum(b[2] for b in watcher.batches) == len(world.quotes))
+    assert [e for e in await stores.logged() if e.type.from_kernel] == before
+    assert await stores.ticks.live_head() == len(world.quotes)
+
+
+class Faulty(PostgresPipelineStore):
+    """Loses the answer of some commits and fails other transactions before they commit."""
+
+    faults: int = 0
+
+    async def store_batch(
+        self,
+        lease: Lease,
+        ticks: Sequence[Quote | Trade],
+        decide: Callable[[Sequence[Quote | Trade]], Decision],
+    ) -> BatchResult:
+        self.faults += 1
+        if self.faults % 3 == 1:
+
+            def broken(stored: Sequence[Quote | Trade]) -> Decision:
+                decide(stored)
+                raise Unavailable("the connection broke before the commit")
+
+            return await super().store_batch(lease, ticks, broken)
+        result = await super().store_batch(lease, ticks, decide)
+        if self.faults % 3 == 2:
+            raise Unavailable("the answer of the commit was lost")
+        return result
+
+
+async def test_failed_and_doubtful_commits_change_no_signal(stores: Stores, watcher: Watcher) -> None:
+    world = recent(a_world(23))
+    venue = a_venue(world)
+    store = Faulty(stores.database, stores.ticks)
+    async with running(a_pipeline(stores, venue, watcher, store=store, settings=replace(FAST, batch_ticks=40))):
+        await discovered(venue, watcher)
+        venue.say(*world.quotes)
+        await watcher.until(lambda: sum(b[0] + b[2] for b in watcher.batches) == len(world.quotes), 60)
+    assert watcher.retries > 10
+    assert await stores.ticks.live_head() == len(world.quotes)
+    live = [e for e in await stores.logged() if e.type.from_kernel]
+    assert len(live) > 20
+    await assert_a_replay_agrees(stores, live)
+
+
+async def test_a_stop_stores_what_was_pushed_and_gives_the_lease_back(stores: Stores, watcher: Watcher) -> None:
+    world = recent(a_world(24, instants=100))
+    venue = a_venue(world)
+    pipeline = a_pipeline(stores, venue, watcher)
+    async with running(pipeline):
+        await discovered(venue, watcher)
+        for quote in world.quotes:
+            await pipeline._queue.put(quote)  # what an adapter had pushed when the stop came
+    assert await stores.ticks.live_head() == len(world.quotes)
+    assert await stores.store.acquire_lease("next", 1_000_000) is not None
+
+
+async def test_a_cancelled_run_drains_as_well(stores: Stores, watcher: Watcher) -> None:
+    world = recent(a_world(25, instants=100))
+    venue = a_venue(world)
+    pipeline = a_pipeline(stores, venue, watcher)
+    task = asyncio.create_task(pipeline.run())
+    await discovered(venue, watcher)
+    for quote in world.quotes:
+        await pipeline._queue.put(quote)  # what an adapter had pushed when the cancellation came
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await stores.ticks.live_head() == len(world.quotes)
+    assert await stores.store.acquire_lease("next", 1_000_000) is not None
+
+
+async def test_a_second_candidate_waits_and_takes_over_when_the_first_one_stops(
+    stores: Stores, watcher: Watcher
+) -> None:
+    world = recent(a_world(26))
+    half = len(world.quotes) // 2
+    first, second, late = a_venue(world), a_venue(world), Watcher()
+    leader = a_pipeline(stores, first, watcher)
+    async with running(leader):
+        await discovered(first, watcher)
+        async with running(a_pipeline(stores, second, late, holder="two")):
+            first.say(*world.quotes[:half])
+            await watcher.until(lambda: watcher.quotes == half)
+            assert late.epochs == []
+            leader.stop()
+            await late.until(lambda: late.epochs != [])
+            await discovered(second, late)
+            second.say(*world.quotes[half - 5 :])
+            await late.until(lambda: late.quotes == len(world.quotes) - half)
+    live = [e for e in await stores.logged() if e.type.from_kernel]
+    assert len(live) > 20
+    await assert_a_replay_agrees(stores, live)
+
+
+async def test_a_fenced_leader_stops_writing_drops_its_state_and_contends_again(
+    stores: Stores, watcher: Watcher
+) -> None:
+    world = recent(a_world(27, instants=60))
+    venue = a_venue(world)
+    async with running(a_pipeline(stores, venue, watcher)):
+        await discovered(venue, watcher)
+        # Another holder takes over although the lease still runs, as after a long pause of this process.
+        async with stores.database.transaction() as transaction:
+            await transaction.driver.execute("UPDATE leases SET expire_time = timestamptz 'epoch', holder = ''")
+        other = await stores.store.acquire_lease("other", 300_000)
+        assert other is not None
+        venue.say(*world.quotes)
+        await watcher.until(lambda: watcher.fences == 1)
+        assert watcher.quotes == 0
+        await watcher.until(lambda: len([e for e in watcher.epochs if e is not None]) == 2)
+        with pytest.raises(Fenced):
+            await stores.store.renew_lease(other, 1_000_000)
+        venue.say(*world.quotes)
+        await watcher.until(lambda: watcher.quotes == len(world.quotes))
+
+
+async def test_opportunities_expire_by_the_sweep_and_only_once(stores: Stores, watcher: Watcher) -> None:
+    world = recent(a_world(28, instants=200))
+    venue = a_venue(world)
+    pipeline = a_pipeline(stores, venue, watcher)
+    pipeline._strategies = tuple(  # short lives, so that the test needs no wait
+        Registry().configure(s.kind.kind, {"time_to_live_us": 1_000_000, **loose})
+        for s, loose in zip(strategies(), ({}, {"minimum_rows": 8, "minimum_buckets": 3}), strict=True)
+    )
+    async with running(pipeline):
+        await discovered(venue, watcher)
+        venue.say(*world.quotes)
+        await watcher.until(lambda: watcher.quotes == len(world.quotes))
+        events = await stores.logged()
+        created = {e.signal.opportunity_id for e in events if e.type is SignalEventType.CREATED}
+        ended = {
+            e.signal.opportunity_id for e in events if e.type in (SignalEventType.WITHDRAWN, SignalEventType.SUPERSEDED)
+        }
+        assert created - ended
+        await watcher.until(lambda: sum(e for e, _ in watcher.ended) == len(created - ended))
+    events = await stores.logged()
+    expired = [e for e in events if e.type is SignalEventType.EXPIRED]
+    assert {e.signal.opportunity_id for e in expired} == created - ended
+    assert len(expired) == len(created - ended)
+    assert await stores.store.active_signals() == []
+
+
+async def test_a_settlement_grades_every_signal_of_its_market_and_an_amendment_again(
+    stores: Stores, watcher: Watcher
+) -> None:
+    world = recent(a_world(29))
+    venue = a_venue(world)
+
+    def settled(yes: int, state: SettlementState) -> list[SettlementUpdate]:
+        return [
+            SettlementUpdate(m.market_id, MarketState.SETTLED, Settlement(state, yes if i == 0 else 1_000_000 - yes, 1))
+            for i, m in enumerate(world.markets)
+        ]
+
+    async with running(a_pipeline(stores, venue, watcher)):
+        await discovered(venue, watcher)
+        venue.say(*world.quotes)
+        await watcher.until(lambda: watcher.quotes == len(world.quotes))
+        signals = {
+            e.signal.signal_id
+            for e in await stores.logged()
+            if e.type in (SignalEventType.CREATED, SignalEventType.REVISED)
+        }
+        venue.say(*settled(1_000_000, SettlementState.FINAL))
+        await watcher.until(lambda: sum(g for _, g in watcher.ended) == len(signals))
+        venue.say(*settled(0, SettlementState.AMENDED))
+        await watcher.until(lambda: sum(g for _, g in watcher.ended) > len(signals))
+    grades = [e for e in await stores.logged() if e.type is SignalEventType.GRADED]
+    first = {e.signal.signal_id: e.grade for e in grades if e.grade is not None and e.grade.revision == 1}
+    again = {e.signal.signal_id: e.grade for e in grades if e.grade is not None and e.grade.revision == 2}
+    assert set(first) == signals
+    assert again
+    for signal_id, grade in again.items():
+        assert grade.realized_edge_micros != first[signal_id].realized_edge_micros
+    up = next(e for e in grades if e.signal.kind == "stat.mean_reversion" and e.signal.legs[0].market_id == "kalshi:M0")
+    assert up.grade is not None
+    leg = up.signal.legs[0]
+    payout = 1_000_000 if leg.outcome_index == 0 else 0
+    fee = -(-7 * leg.limit_price_micros * (1_000_000 - leg.limit_price_micros) // (10**8 * 100)) * 100
+    assert up.grade.realized_edge_micros == payout - leg.limit_price_micros - fee
+
+
+async def test_an_almost_full_disk_stops_ingest_says_so_and_goes_on_by_itself(stores: Stores, watcher: Watcher) -> None:
+    world = recent(a_world(30, instants=40))
+    venue = a_venue(world)
+    free = [500_000]
+    async with running(a_pipeline(stores, venue, watcher, free_disk_ppm=lambda: free[0])):
+        await discovered(venue, watcher)
+        venue.say(FeedStatus(Venue.KALSHI, FeedState.LIVE, now_us(), 1, now_us(), "connected"))
+        await watcher.until(lambda: any(s.state is FeedState.LIVE for s in watcher.statuses))
+        free[0] = 49_999
+        await watcher.until(lambda: watcher.pauses == [True])
+        venue.say(*world.quotes)
+        await watcher.until(lambda: watcher.statuses[-1].state is FeedState.DOWN)
+        (status,) = await stores.log.feed_statuses()
+        assert (status.state, status.detail) == (FeedState.DOWN, DETAIL)
+        assert watcher.quotes == 0
+        free[0] = 60_000
+        await watcher.until(lambda: watcher.quotes == len(world.quotes))
+        assert watcher.pauses == [True, False]
+    (status,) = await stores.log.feed_statuses()
+    assert status.state is FeedState.LIVE
+
+
+async def test_books_are_published_as_they_are_last_and_again_after_the_cache_was_away(
+    stores: Stores, watcher: Watcher
+) -> None:
+    world = recent(a_world(31, instants=20))
+    venue, cache = a_venue(world), MemoryBooks()
+    cache.away = True
+    market = world.markets[0]
+    venue.books[market.market_id] = OrderBook(
+        market.market_id, (BookLevel(300_000, 5),), (BookLevel(320_000, 7),), 1, now_us()
+    )
+    async with running(a_pipeline(stores, venue, watcher, books=cache)):
+        await discovered(venue, watcher)
+        venue.say(*world.quotes)
+        await watcher.until(lambda: any(where == "books" for where, _ in watcher.failures))
+        cache.away = False
+        await watcher.until(lambda: watcher.books > 0)
+    assert cache.published == venue.books
+
+
+async def test_an_adapter_that_breaks_is_started_again_and_says_down_meanwhile(
+    stores: Stores, watcher: Watcher
+) -> None:
+    world = recent(a_world(32, instants=20))
+    venue = a_venue(world)
+    async with running(a_pipeline(stores, venue, watcher)):
+        await discovered(venue, watcher)
+        venue.say(RuntimeError("a bug"))
+        await watcher.until(lambda: venue.follows == 2)
+        venue.say(*world.quotes)
+        await watcher.until(lambda: watcher.quotes == len(world.quotes))
+    assert [w for w, e in watcher.failures if isinstance(e, RuntimeError)] == ["venue kalshi"]
+    assert any(s.state is FeedState.DOWN for s in watcher.statuses)
+
+
+async def test_a_failed_discovery_is_a_failed_run_without_the_exceptions_text(stores: Stores, watcher: Watcher) -> None:
+    venue = a_venue(a_world(33, instants=2))
+    venue.discovery_error = RuntimeError("password=hunter2")
+    async with running(a_pipeline(stores, venue, watcher)):
+        await watcher.until(lambda: ("discover", True) in watcher.runs)
+    async with stores.database.reading() as transaction:
+        row = await transaction.driver.fetchrow("SELECT state, stage, error FROM pipeline_runs")
+    assert row is not None
+    assert (row["state"], row["stage"]) == ("failed", "discover")
+    assert row["error"] == "the pass stopped with RuntimeError; the log has the details"
+
+
+async def test_poison_rows_are_kept_and_counted(stores: Stores, watcher: Watcher) -> None:
+    venue = a_venue(a_world(34, instants=2))
+    async with running(a_pipeline(stores, venue, watcher)):
+        await discovered(venue, watcher)
+        venue.say(QuarantinedRow(Venue.KALSHI, "GET /markets", "price_out_of_range", "the bid is 1.2", b"{}", now_us()))
+        await watcher.until(lambda: watcher.reasons == ["price_out_of_range"])
+    async with stores.database.reading() as transaction:
+        assert await transaction.driver.fetchval("SELECT count(*) FROM quarantine") == 1
