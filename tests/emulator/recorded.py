@@ -53,6 +53,8 @@ class RecordedKalshiSocket(Served):
         self.snapshots_asked: list[str] = []
         self.sent = 0
         self.finished = asyncio.Event()
+        self._asked = asyncio.Event()
+        self._last_seq: int | None = None
         self.application.router.add_get("/trade-api/ws/v2", self._socket)
 
     @property
@@ -73,6 +75,7 @@ class RecordedKalshiSocket(Served):
                 if parameters.get("action") == "get_snapshot":
                     for ticker in parameters["market_tickers"]:
                         self.snapshots_asked.append(ticker)
+                    self._asked.set()
                 elif "orderbook_delta" in parameters.get("channels", ()) or parameters.get("action") == "add_markets":
                     if "channels" in parameters:
                         await socket.send_json(_subscribed(command["id"], "orderbook_delta", 1))
@@ -101,13 +104,16 @@ class RecordedKalshiSocket(Served):
             told = frame if seq is None else {**frame, "seq": seq + self._shift}
             await socket.send_str(orjson.dumps(told).decode())
             self.sent += 1
-            self._last_seq = seq
+            self._last_seq = seq if seq is not None else self._last_seq
             if self.sent % 256 == 0:
                 await asyncio.sleep(0)  # the client's commands are read in between
-        while asked < len(self.snapshots_asked):
-            await socket.send_str(self._snapshot(self.snapshots_asked[asked]))
-            asked += 1
         self.finished.set()
+        while True:
+            self._asked.clear()
+            for ticker in self.snapshots_asked[asked:]:
+                await socket.send_str(self._snapshot(ticker))
+                asked += 1
+            await self._asked.wait()
 
     def _apply(self, frame: dict[str, Any]) -> None:
         message = frame.get("msg", {})
@@ -136,8 +142,6 @@ class RecordedKalshiSocket(Served):
             "msg": message,
         }
         return orjson.dumps(frame).decode()
-
-    _last_seq: int | None = None
 
 
 def _subscribed(command_id: int, channel: str, sid: int) -> dict[str, Any]:
