@@ -9,10 +9,14 @@ _SEVERITY = {FeedState.LIVE: 0, FeedState.GAP: 1, FeedState.STALE: 2, FeedState.
 
 
 class FeedMonitor:
-    """Keeps the state of each stream and the venue's epoch. The venue is as well as its worst stream."""
+    """Keeps the state of each stream and the venue's epoch. The venue is as well as its worst stream.
 
-    def __init__(self, venue: Venue, first_epoch: int) -> None:
+    :param backup: the stream that takes over the markets of one that is DOWN: while it is LIVE, DOWN doesn't count.
+    """
+
+    def __init__(self, venue: Venue, first_epoch: int, backup: str = "") -> None:
         self._venue = venue
+        self._backup = backup
         self.epoch = first_epoch
         """Grows at each resnapshot of any book of the venue."""
         self._streams: dict[str, FeedState] = {}
@@ -22,6 +26,11 @@ class FeedMonitor:
     def received(self, now_us: int) -> None:
         """Data came; pings and acknowledgements are none."""
         self._last_receive_time_us = now_us
+
+    @property
+    def shown(self) -> FeedState | None:
+        """The venue's state as it was pushed last; None before the first."""
+        return self._shown
 
     def raise_epoch(self) -> int:
         self.epoch += 1
@@ -38,7 +47,9 @@ class FeedMonitor:
         Each GAP is pushed, since each names other markets or another epoch; other states only when the venue changes.
         """
         self._streams[stream] = state
-        worst = max(self._streams.values(), key=_SEVERITY.__getitem__)
+        covered = self._streams.get(self._backup) is FeedState.LIVE
+        counted = [s for s in self._streams.values() if not (covered and s is FeedState.DOWN)]
+        worst = max(counted, key=_SEVERITY.__getitem__)
         if worst is self._shown and state is not FeedState.GAP:
             return []
         shown = FeedState.GAP if state is FeedState.GAP else worst

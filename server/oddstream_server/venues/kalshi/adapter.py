@@ -41,7 +41,7 @@ class KalshiAdapter:
             self._signer = KalshiSigner(config.key_id, config.private_key_pem, config.clock)
         self._rest = KalshiRest(config, self._session, self._breaker, self._signer)
         first_epoch = config.clock() // 1_000_000 if config.first_epoch is None else config.first_epoch
-        self._monitor = FeedMonitor(Venue.KALSHI, first_epoch)
+        self._monitor = FeedMonitor(Venue.KALSHI, first_epoch, backup=KalshiPoller.stream)
         self._feed = KalshiFeed(self._monitor, config.socket, config.use_yes_price, config.tickers_per_command)
         self._poller = KalshiPoller(config, self._rest, self._monitor, self._feed.streamed, self._feed.lookups)
         self._series: dict[str, catalog.Series] = {}

@@ -43,6 +43,10 @@ class KalshiConfig:
     tickers_per_request: int = 100
     tickers_per_command: int = 100
     poll_interval_s: float = 5.0
+    poll_patience_s: float = 15.0
+    """After so long without an answer to a poll, retries included, the feed is told DOWN."""
+    polling_grace_s: float = 5.0
+    """With a key: how long a market may be without its socket (a reconnect) before it is polled."""
     status_interval_s: float = 30.0
     unchanged_repeat_s: float = 30.0
     """A polled quote that didn't change is pushed again after so long, to say that it still stands."""

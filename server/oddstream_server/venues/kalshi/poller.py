@@ -28,6 +28,9 @@ _LONGEST_LOOK_BACK_US = 3_600_000_000
 _TRADES_REMEMBERED = 100_000
 
 
+Reader = Callable[[Sequence[Any]], Sequence[VenueItem]]
+
+
 class KalshiPoller:
     """Polls until cancelled.
 
@@ -54,15 +57,15 @@ class KalshiPoller:
         self._books: dict[str, OrderBook] = {}
         self._pushed: dict[str, tuple[object, int]] = {}  # ticker -> (content, when)
         self._told: dict[str, tuple[MarketState, Settlement | None]] = {}
-        self._epoch = monitor.epoch
         self._books_allowed = True
+        self._epochs: dict[str, int] = {}  # of the tickers polled in the last round
+        self._without_since_us: dict[str, int] = {}  # ticker -> since when no socket brings it
+        self._trades_from_us: int | None = None  # where the trades that no socket brought begin
         self._trades_seen = RecentlySeen(_TRADES_REMEMBERED)
-        self._trades_since_us: int | None = None
-        self._polled_before = False
 
     def follow(self, markets: Sequence[Market]) -> None:
         self._markets = {market.venue_market_id: market for market in markets}
-        for known in (self._books, self._pushed, self._told):
+        for known in (self._books, self._pushed, self._told, self._epochs, self._without_since_us):
             for ticker in [t for t in known if t not in self._markets]:
                 del known[ticker]
 
@@ -74,61 +77,85 @@ class KalshiPoller:
         next_states_us = 0
         while True:
             started_us = self._config.clock()
-            tickers = sorted(self._markets.keys() - self._streamed())
+            tickers = self._due(started_us)
             try:
-                if tickers:
-                    await self._poll_quotes(sink, tickers)
-                if tickers or self._polled_before:  # once more when the socket took over, for the time between
-                    await self._poll_trades(sink, started_us)
-                self._polled_before = bool(tickers)
+                await self._poll_quotes(sink, tickers)
+                if tickers or not self._without_since_us:  # once more when a socket took over, for the time between
+                    await self._poll_trades(sink, started_us, going_on=bool(tickers))
                 if started_us >= next_states_us or self._lookups:
                     await self._poll_states(sink)
                     next_states_us = started_us + int(self._config.status_interval_s * 1e6)
-                if not tickers:
-                    self._monitor.drop(self.stream)
-            except VenueError as error:
-                await self._away(sink, error)
+            except (VenueError, TimeoutError) as error:
+                await self._away(sink, error, tickers)
             spent_s = (self._config.clock() - started_us) / 1e6
             await asyncio.sleep(max(self._config.poll_interval_s - spent_s, 0.05))
 
-    async def _away(self, sink: VenueSink, error: VenueError) -> None:
+    def _due(self, now_us: int) -> Sequence[str]:
+        """Tickers to poll: those that no socket has brought for longer than a reconnect takes."""
+        without = self._markets.keys() - self._streamed()
+        self._without_since_us = {ticker: self._without_since_us.get(ticker, now_us) for ticker in without}
+        if without and self._trades_from_us is None:
+            self._trades_from_us = now_us
+        grace_us = int(self._config.polling_grace_s * 1e6) if self._config.has_key else 0
+        return sorted(ticker for ticker, since in self._without_since_us.items() if now_us - since >= grace_us)
+
+    async def _away(self, sink: VenueSink, error: Exception, tickers: Sequence[str]) -> None:
         self._books.clear()
-        if self._markets.keys() - self._streamed():
+        self._epochs.clear()
+        if tickers:
             detail = f"REST gives no answer ({type(error).__name__})"
             for status in self._monitor.change(self.stream, FeedState.DOWN, self._config.clock(), detail):
                 await sink.put(status)
 
-    async def _answered(self, sink: VenueSink) -> None:
-        """A poll came back. After an outage the books are another epoch's."""
-        now_us = self._config.clock()
-        self._monitor.received(now_us)
-        if self._monitor.state(self.stream) is FeedState.DOWN:
-            self._epoch = self._monitor.raise_epoch()
-            self._pushed.clear()
-            ids = [market.market_id for market in self._markets.values()]
-            for status in self._monitor.change(self.stream, FeedState.GAP, now_us, "polling goes on", ids):
+    async def _take_over(self, sink: VenueSink, tickers: Sequence[str]) -> None:
+        """Markets that weren't polled in the last round begin a new epoch; after an outage that is a gap."""
+        new = [ticker for ticker in tickers if ticker not in self._epochs]
+        for ticker in [t for t in self._epochs if t not in tickers]:
+            del self._epochs[ticker]
+            self._books.pop(ticker, None)
+        if not new:
+            return
+        epoch = self._monitor.raise_epoch()
+        for ticker in new:
+            self._epochs[ticker] = epoch
+            self._pushed.pop(ticker, None)
+        if self._monitor.shown in (FeedState.DOWN, FeedState.STALE):
+            ids = [market_key(ticker) for ticker in new]
+            now_us = self._config.clock()
+            for status in self._monitor.change(self.stream, FeedState.GAP, now_us, "polling takes over", ids):
                 await sink.put(status)
-        for status in self._monitor.change(self.stream, FeedState.LIVE, now_us):
-            await sink.put(status)
 
     # --- quotes -----------------------------------------------------------------------------------------------------
 
     async def _poll_quotes(self, sink: VenueSink, tickers: Sequence[str]) -> None:
+        if not tickers:
+            self._epochs.clear()
+            self._books.clear()
+            self._monitor.drop(self.stream)
+            return
+        begun = False
         for batch in _batches(tickers, self._config.tickers_per_request):
-            if self._books_allowed:
-                try:
-                    rows = await self._rest.order_books(batch)
-                except VenueRefused as refused:
-                    if refused.status not in _NO_RIGHT:
-                        raise
-                    self._books_allowed = False  # this venue's books want a key; its quotes don't
-                else:
-                    await self._answered(sink)
-                    await self._push(sink, self._read_books(rows))
-                    continue
-            rows = await self._rest.markets(batch)
-            await self._answered(sink)
-            await self._push(sink, self._read_quotes(rows))
+            async with asyncio.timeout(self._config.poll_patience_s):
+                read, rows = await self._read_batch(batch)
+            self._monitor.received(self._config.clock())
+            if not begun:
+                begun = True
+                await self._take_over(sink, tickers)
+            # rows of markets that nobody follows any more are left out; rows that name none are quarantined
+            known = {None, *self._epochs}
+            await self._push(sink, read([row for row in rows if _ticker(row) in known]))
+        for status in self._monitor.change(self.stream, FeedState.LIVE, self._config.clock()):
+            await sink.put(status)
+
+    async def _read_batch(self, batch: Sequence[str]) -> tuple[Reader, Sequence[Any]]:
+        if self._books_allowed:
+            try:
+                return self._read_books, await self._rest.order_books(batch)
+            except VenueRefused as refused:
+                if refused.status not in _NO_RIGHT:
+                    raise
+                self._books_allowed = False  # this venue's books want a key; its quotes don't
+        return self._read_quotes, await self._rest.markets(batch)
 
     def _read_books(self, rows: Sequence[Any]) -> Sequence[VenueItem]:
         now_us = self._config.clock()
@@ -138,12 +165,11 @@ class KalshiPoller:
         for row in rows:
             with quarantine.guard(row):
                 ticker = text(as_object(row, "order book"), "ticker")
-                if ticker in self._markets:
-                    book = rest_book(row).order_book(market_key(ticker), self._epoch, now_us)
-                    self._books[ticker] = book
-                    content = (book.bids, book.asks)
-                    if self._worth_pushing(ticker, book.top(_BOOKS, 0), now_us):
-                        items.append(book.top(_BOOKS, signed_key(slot, content)))
+                self._books.pop(ticker, None)
+                book = rest_book(row).order_book(market_key(ticker), self._epochs[ticker], now_us)
+                self._books[ticker] = book
+                if self._worth_pushing(ticker, book.top(_BOOKS, 0), now_us):
+                    items.append(book.top(_BOOKS, signed_key(slot, book.bids, book.asks)))
         return [*items, *quarantine.rows]
 
     def _read_quotes(self, rows: Sequence[Any]) -> Sequence[VenueItem]:
@@ -153,8 +179,8 @@ class KalshiPoller:
         for row in rows:
             with quarantine.guard(row):
                 ticker = text(as_object(row, "market"), "ticker")
-                if ticker in self._markets and market_state(row) is MarketState.OPEN:
-                    quote = polled_quote(row, _QUOTES, self._slot(now_us), now_us, self._epoch)
+                if market_state(row) is MarketState.OPEN:
+                    quote = polled_quote(row, _QUOTES, self._slot(now_us), now_us, self._epochs[ticker])
                     if self._worth_pushing(ticker, quote, now_us):
                         items.append(quote)
         return [*items, *quarantine.rows]
@@ -179,8 +205,10 @@ class KalshiPoller:
 
     # --- trades -----------------------------------------------------------------------------------------------------
 
-    async def _poll_trades(self, sink: VenueSink, now_us: int) -> None:
-        since_us = max(self._trades_since_us or now_us, now_us - _LONGEST_LOOK_BACK_US)
+    async def _poll_trades(self, sink: VenueSink, now_us: int, going_on: bool) -> None:
+        if self._trades_from_us is None:
+            return
+        since_us = max(self._trades_from_us, now_us - _LONGEST_LOOK_BACK_US)
         new: list[Trade] = []
         quarantine = Quarantine(Venue.KALSHI, "GET /markets/trades", now_us)
         async for page in self._rest.trades(since_us - _OVERLAP_US):
@@ -196,7 +224,7 @@ class KalshiPoller:
         received_us = self._config.clock()
         await self._push(sink, [replace(t, receive_time_us=received_us) for t in new])
         await self._push(sink, quarantine.rows)
-        self._trades_since_us = now_us
+        self._trades_from_us = now_us if going_on else None
 
     # --- states -----------------------------------------------------------------------------------------------------
 
@@ -241,3 +269,9 @@ class KalshiPoller:
 def _batches(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     for start in range(0, len(values), size):
         yield values[start : start + size]
+
+
+def _ticker(row: Any) -> str | None:
+    """The row's ticker; None where it has none, as it should."""
+    ticker = row.get("ticker") if isinstance(row, dict) else None
+    return ticker if isinstance(ticker, str) else None
