@@ -360,7 +360,10 @@ def _keyset(request: web.Request, key: str, found: list[Row], most: int) -> web.
         return web.json_response({"error": f"limit must be 1 to {most}"}, status=422)
     start = 0
     if cursor := request.query.get("after_cursor"):
-        start = int(base64.urlsafe_b64decode(cursor))
+        try:
+            start = int(base64.urlsafe_b64decode(cursor))
+        except ValueError:
+            return web.json_response({"error": "invalid cursor"}, status=422)
     body: Row = {key: found[start : start + limit]}
     if start + limit < len(found):
         body["next_cursor"] = base64.urlsafe_b64encode(str(start + limit).encode()).decode()
