@@ -97,4 +97,4 @@ def test_time_in_which_the_pipeline_held_us_up_is_not_the_venues_silence() -> No
     dog.begin(0)
     dog.excuse(9 * S)
     assert not dog.stale(19 * S)
-    assert dog.stale(20 * S)
+    assert dog.stale(19 * S + 1)

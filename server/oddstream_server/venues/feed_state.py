@@ -106,9 +106,9 @@ class Watchdog:
         self._last_us = now_us
         self._frames += 1
 
-    def excuse(self, now_us: int) -> None:
-        """The time until now was ours (the pipeline held us up), not the venue's."""
-        self._last_us = max(self._last_us, now_us)
+    def excuse(self, duration_us: int) -> None:
+        """So much of the time was ours (the pipeline held us up, or nothing was followed), not the venue's."""
+        self._last_us += max(duration_us, 0)
 
     def stale(self, now_us: int) -> bool:
         return now_us - self._last_us > self.bound_us

@@ -177,7 +177,7 @@ class VenueSocket:
                     for item in items:
                         await sink.put(item)
                     if items:
-                        self._watchdog.excuse(self._clock())
+                        self._watchdog.excuse(self._clock() - now_us)
                 await self._send_commands(socket)
             elif self._found_stale:
                 return "no data within the bound"
@@ -194,7 +194,7 @@ class VenueSocket:
                     now_us = self._clock()
                     stale = self._feed.watched() and self._watchdog.stale(now_us)
                     if not self._feed.watched():
-                        self._watchdog.excuse(now_us)
+                        self._watchdog.begin(now_us)
                     for item in self._feed.tick(now_us):
                         await sink.put(item)
                 if stale:
