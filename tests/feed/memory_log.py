@@ -29,7 +29,7 @@ from oddstream_server.domain.signal import (
     content_id,
 )
 from oddstream_server.feed.signals.batches import Position, Stretch
-from oddstream_server.feed.signals.feed import StartAfter
+from oddstream_server.feed.signals.starts import StartAfter
 
 START_US = 1_750_000_000_000_000
 

@@ -14,14 +14,9 @@ from oddstream_server.domain.market import Venue
 from oddstream_server.domain.quote import FeedState, FeedStatus
 from oddstream_server.domain.signal import DataOrigin, SignalEventType
 from oddstream_server.feed.signals.batches import BatchLimits
-from oddstream_server.feed.signals.feed import (
-    FeedLimits,
-    StartAfter,
-    StartAtTime,
-    StartNow,
-    StartWithActive,
-)
+from oddstream_server.feed.signals.feed import FeedLimits
 from oddstream_server.feed.signals.ring import View
+from oddstream_server.feed.signals.starts import StartAfter, StartAtTime, StartNow, StartWithActive
 from oddstream_server.feed.streams import StreamLimits
 from tests.feed.memory_log import START_US, MemorySignalLog, make_event, parse_token, read_message, resume
 from tests.feed.running_feed import (
@@ -352,6 +347,30 @@ async def test_a_snapshot_gives_the_active_opportunities_and_goes_on_without_a_g
         assert read[1].token is not None
         assert first.started is not None
         assert first.started.start_sequence == 10
+
+
+async def test_starts_that_come_together_share_a_snapshot_and_miss_nothing_after_it() -> None:
+    log = MemorySignalLog()
+    made = log.append(make_event(), make_event())
+    log.active = [made[0]]
+    async with running_feed(log) as f:
+        first = await f.watch(start=StartWithActive())
+        log.append(make_event())
+        log.active.append(log.events[-1])
+        await f.settled()
+        second = await f.watch(start=StartWithActive())
+        for subscription in (first, second):
+            found = await messages_until(subscription, 3)
+            assert [m.sequences for m in found] == [[1], [3]]
+
+
+async def test_a_stream_that_ends_before_its_first_message_ends_with_its_status_alone() -> None:
+    async with running_feed() as f:
+        subscription = await f.watch()
+        await f.registry.close(1_000, within_s=0)
+        deliveries, error = await ending(subscription)
+        assert deliveries == []
+        assert error.reason == "DRAINING"
 
 
 async def test_an_empty_snapshot_says_that_it_is_complete() -> None:

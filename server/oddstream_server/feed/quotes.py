@@ -167,7 +167,7 @@ class QuoteSubscription(OpenStream):
         return changed
 
     def _closing_message(self) -> QuoteDelivery | None:
-        closing = self._take_closing()
+        closing = self._take_closing(self._started)
         return None if closing is None else QuoteDelivery(self._feed.codec.batch((), 0, ()), 0, closing=closing)
 
     def _leave_feed(self) -> None:

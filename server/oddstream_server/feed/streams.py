@@ -123,10 +123,10 @@ class OpenStream:
         self._last_sent_s = self._loop.time()
         self._heartbeat_due = False
 
-    def _take_closing(self) -> Closing | None:
-        """The announcement of an end, once; afterwards the end's error is raised."""
+    def _take_closing(self, started: bool) -> Closing | None:
+        """The announcement of an end, once; afterwards, and where nothing was sent yet, the end's error is raised."""
         closing, self._closing = self._closing, None
-        if closing is None and self._ending is not None:
+        if self._ending is not None and (closing is None or not started):
             raise self._ending
         return closing
 

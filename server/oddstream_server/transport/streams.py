@@ -13,17 +13,10 @@ from oddstream.v1 import market_service_pb2, signal_pb2, signal_service_pb2
 from oddstream_server.application.ports import Clock, SignalFilter
 from oddstream_server.application.request import require_principal
 from oddstream_server.feed.quotes import QuoteFeed, QuoteWatch
-from oddstream_server.feed.signals.feed import (
-    SignalFeed,
-    SignalWatch,
-    Start,
-    StartAfter,
-    StartAtTime,
-    StartNow,
-    StartWithActive,
-)
+from oddstream_server.feed.signals.feed import SignalFeed, SignalWatch
 from oddstream_server.feed.signals.filters import filter_digest
 from oddstream_server.feed.signals.ring import View
+from oddstream_server.feed.signals.starts import Start, StartAfter, StartAtTime, StartNow, StartWithActive
 from oddstream_server.transport.converters.signals import signal_filter
 from oddstream_server.transport.converters.streams import quote_stream_message, signal_stream_message
 from oddstream_server.transport.converters.values import VENUES, chosen, instant_us

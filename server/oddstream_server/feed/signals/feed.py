@@ -8,22 +8,18 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from oddstream_server.application.ports import Clock, LogBounds, SignalFilter, SignalLog
-from oddstream_server.domain.errors import (
-    FieldViolation,
-    InvalidArgument,
-    OutOfRange,
-    Unavailable,
-)
+from oddstream_server.domain.errors import Unavailable
 from oddstream_server.domain.principal import Principal
+from oddstream_server.domain.signal import SignalEvent
 from oddstream_server.feed.feed_statuses import FeedStatuses
 from oddstream_server.feed.signals.backlog import BacklogPages
-from oddstream_server.feed.signals.batches import BatchLimits, Position, SignalCodec
+from oddstream_server.feed.signals.batches import BatchLimits, SignalCodec
 from oddstream_server.feed.signals.filters import CompiledFilter, facts_of
 from oddstream_server.feed.signals.groups import FilterGroup, GroupIndex
 from oddstream_server.feed.signals.ring import Entry, Ring, View
+from oddstream_server.feed.signals.starts import Start, StartNow, Starts
 from oddstream_server.feed.signals.subscriptions import SignalSubscription
 from oddstream_server.feed.streams import StreamRegistry
 
@@ -31,35 +27,6 @@ _LOG = logging.getLogger("oddstream.feed.signals")
 
 _ENCODED_AT_A_TIME = 64
 """Events between two turns of the event loop: about 3 ms."""
-_CLOCK_TOLERANCE_US = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class StartAfter:
-    """Strictly after an event, with any filter."""
-
-    data_set_id: str
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class StartAtTime:
-    """With the first event committed at or after an instant."""
-
-    create_time_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class StartNow:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class StartWithActive:
-    """With the active opportunities, then with what comes next."""
-
-
-Start = StartAfter | StartAtTime | StartNow | StartWithActive
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +34,7 @@ class SignalWatch:
     """What a caller asks for."""
 
     where: SignalFilter
-    start: Start = StartNow()
+    start: Start = field(default_factory=StartNow)
     view: View = View.BASIC
     skip_expired: bool = False
     heartbeat_s: float = 10.0
@@ -117,6 +84,7 @@ class SignalFeed:
         self._behind = 0
         self._wake = asyncio.Event()
         self._bounds_time_s = 0.0
+        self.starts = Starts(log, codec, clock, self._encoded)
         self.backlog = BacklogPages(
             self._read_entries, self.observer.backlog_page_read, page_entries=self.limits.page_entries
         )
@@ -140,87 +108,16 @@ class SignalFeed:
         subscription = SignalSubscription(self, self._registry, principal, compiled, watch)
         self._registry.admit(subscription)
         try:
-            data_set_id, start, snapshot = await self._resolve(watch, compiled.digest)
-            if data_set_id != self.data_set_id:
+            start = await self.starts.resolve(watch.start, compiled.digest, self.bounds, self.ring.head)
+            if start.data_set_id != self.data_set_id:
                 raise Unavailable("the data set changed while the stream started; try again", retry_after_us=100_000)
             if not subscription.ended:
                 self._subscriptions[subscription] = None
-                subscription.begin(start, snapshot)
+                subscription.begin(start.sequence, start.snapshot)
         except BaseException:
             subscription.close()
             raise
         return subscription
-
-    async def _resolve(self, watch: SignalWatch, digest: bytes) -> tuple[str, int, Sequence[Entry] | None]:
-        start = watch.start
-        if isinstance(start, StartNow):
-            return self.data_set_id, self.ring.head, None
-        if isinstance(start, StartWithActive):
-            data_set_id = self.data_set_id
-            head, events = await self._log.active_snapshot()
-            return data_set_id, head, [Entry(e.sequence, facts_of(e), self.codec.fragments(e)) for e in events]
-        if isinstance(start, StartAtTime):
-            return *await self._resolve_time(start.create_time_us, digest), None
-        return await self._resolve_sequence(start, digest), start.sequence, None
-
-    async def _resolve_time(self, create_time_us: int, digest: bytes) -> tuple[str, int]:
-        if create_time_us > self.clock() + _CLOCK_TOLERANCE_US:
-            rule = "must not lie in the future; to have what comes next, start now"
-            raise InvalidArgument([FieldViolation("start.start_time", rule)])
-        sequence = await self._log.sequence_at(create_time_us)
-        bounds = await self._log.bounds()
-        oldest_us = bounds.oldest_create_time_us
-        # Where nothing is left of a trimmed log, only an instant after its last event misses nothing.
-        missed = sequence < bounds.head_sequence if oldest_us is None else create_time_us < oldest_us
-        if bounds.oldest_sequence > 1 and missed:
-            raise self.trimmed(bounds, digest)
-        return bounds.data_set_id, max(sequence, bounds.oldest_sequence - 1)
-
-    async def _resolve_sequence(self, wanted: StartAfter, digest: bytes) -> str:
-        known = wanted.data_set_id == self.data_set_id
-        if known and self.bounds.oldest_sequence - 1 <= wanted.sequence <= self.ring.head:
-            return wanted.data_set_id
-        bounds = await self._log.bounds()
-        if bounds.data_set_id != wanted.data_set_id:
-            raise self.data_set_changed(bounds, digest)
-        if wanted.sequence > bounds.head_sequence:
-            raise OutOfRange(
-                "the resume point is ahead of the log; it can't come from this data set's stream",
-                reason="RESUME_POINT_AHEAD",
-                metadata=self._restart(bounds, digest),
-            )
-        if wanted.sequence < bounds.oldest_sequence - 1:
-            raise self.trimmed(bounds, digest)
-        return bounds.data_set_id
-
-    def trimmed(self, bounds: LogBounds, digest: bytes) -> OutOfRange:
-        return OutOfRange(
-            "events after the resume point have left the retention window; "
-            "start from the oldest token, or from the active snapshot",
-            reason="SIGNAL_HISTORY_TRIMMED",
-            metadata=self._restart(bounds, digest),
-        )
-
-    def data_set_changed(self, bounds: LogBounds, digest: bytes) -> OutOfRange:
-        return OutOfRange(
-            "the resume point belongs to another data set; start from the oldest token, or from the active snapshot",
-            reason="DATA_SET_CHANGED",
-            metadata=self._restart(bounds, digest),
-        )
-
-    def _restart(self, bounds: LogBounds, digest: bytes) -> dict[str, str]:
-        """Where the log can be read from now, for a caller whose point is no good."""
-        oldest = Position(bounds.data_set_id, bounds.oldest_sequence - 1, digest)
-        metadata = {
-            "data_set_id": bounds.data_set_id,
-            "head_sequence": str(bounds.head_sequence),
-            "oldest_sequence": str(bounds.oldest_sequence),
-            "oldest_resume_token": self.codec.resume_token(oldest),
-        }
-        if bounds.oldest_create_time_us is not None:
-            moment = datetime.fromtimestamp(bounds.oldest_create_time_us / 1_000_000, UTC)
-            metadata["oldest_create_time"] = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
-        return metadata
 
     # --- what subscriptions use -----------------------------------------------------------------------------------
 
@@ -295,7 +192,7 @@ class SignalFeed:
         self._groups = GroupIndex()
         self.backlog.clear()
         for subscription in list(self._subscriptions):
-            subscription.end(self.data_set_changed(bounds, subscription.filter_digest), "data_set_changed")
+            subscription.end(self.starts.data_set_changed(bounds, subscription.filter_digest), "data_set_changed")
 
     def _new_ring(self, base: int) -> Ring:
         return Ring(base, maximum_entries=self.limits.ring_entries, maximum_bytes=self.limits.ring_bytes)
@@ -314,7 +211,7 @@ class SignalFeed:
                 for event in events[first : first + _ENCODED_AT_A_TIME]:
                     if event.sequence != ring.head + len(entries) + 1:
                         raise LogHole(ring.head + len(entries) + 1, event.sequence)
-                    entries.append(Entry(event.sequence, facts_of(event), self.codec.fragments(event)))
+                    entries.append(self._entry(event))
                 self._publish(entries)
                 await asyncio.sleep(0)
             self.ready.set()
@@ -337,14 +234,20 @@ class SignalFeed:
 
     async def _read_entries(self, after: int, limit: int) -> Sequence[Entry]:
         """A page for the backlog: consecutive entries, up to the first hole."""
+        events = await self._log.read(after, limit)
+        whole = [e for n, e in enumerate(events) if e.sequence == events[0].sequence + n]
+        return await self._encoded(whole)
+
+    async def _encoded(self, events: Sequence[SignalEvent]) -> list[Entry]:
         entries: list[Entry] = []
-        for event in await self._log.read(after, limit):
-            if entries and event.sequence != entries[-1].sequence + 1:
-                break
-            entries.append(Entry(event.sequence, facts_of(event), self.codec.fragments(event)))
+        for event in events:
+            entries.append(self._entry(event))
             if len(entries) % _ENCODED_AT_A_TIME == 0:
                 await asyncio.sleep(0)
         return entries
+
+    def _entry(self, event: SignalEvent) -> Entry:
+        return Entry(event.sequence, facts_of(event), self.codec.fragments(event))
 
 
 class LogHole(Exception):

@@ -185,7 +185,7 @@ class SignalSubscription(OpenStream):
         self._read_log(True)
         self._loading_at = None
         if self._scanned < feed.bounds.oldest_sequence - 1:
-            self.end(feed.trimmed(feed.bounds, self.filter_digest), "history_trimmed")
+            self.end(feed.starts.trimmed(feed.bounds, self.filter_digest), "history_trimmed")
             return None
         page = feed.backlog.get(self._scanned, self.wake)
         if page is None:
@@ -193,7 +193,7 @@ class SignalSubscription(OpenStream):
             return None
         if page.begins_after(self._scanned):
             bounds = replace(feed.bounds, oldest_sequence=page.entries[0].sequence, oldest_create_time_us=None)
-            self.end(feed.trimmed(bounds, self.filter_digest), "history_trimmed")
+            self.end(feed.starts.trimmed(bounds, self.filter_digest), "history_trimmed")
             return None
         through = page.entries[-1].sequence
         entries: Sequence[Entry] = [
@@ -284,7 +284,7 @@ class SignalSubscription(OpenStream):
         return changed
 
     def _closing_message(self) -> SignalDelivery | None:
-        closing = self._take_closing()
+        closing = self._take_closing(self._started)
         if closing is None:
             return None
         feed = self._feed
