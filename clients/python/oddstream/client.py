@@ -12,7 +12,7 @@ import grpc
 from grpc import aio
 
 from oddstream.connection import Connection
-from oddstream.errors import Unavailable, from_rpc_error
+from oddstream.errors import OddstreamError, Unavailable, from_rpc_error
 from oddstream.v1 import (
     admin_service_pb2_grpc,
     backtest_service_pb2_grpc,
@@ -80,6 +80,9 @@ class SignalWatch:
             error = None
             call = self._stub.WatchSignals(self.cursor.next_request())
             self._call = call
+            if self._closed.is_set():  # close() came between, and had nothing to cancel
+                call.cancel()
+                return
             silence = _Silence(lambda: self.cursor.silence_seconds, call.cancel)
             try:
                 with silence:
@@ -209,16 +212,19 @@ class Client:
         view: signal_pb2.SignalView.ValueType = signal_pb2.SIGNAL_VIEW_BASIC,
         skip_expired: bool = False,
         on_message: Callable[[signal_service_pb2.WatchSignalsResponse], None] | None = None,
+        on_break: Callable[[OddstreamError | None, float], None] | None = None,
     ) -> SignalWatch:
         """Follow the signal log; resumes by itself and never leaves a hole.
 
         :param start: see :func:`oddstream.from_now` and its kin; a checkpoint that holds a position wins.
         :param checkpoint: loaded now, saved each time that the reader asks for more.
         :param on_message: sees each message before its events: heartbeats, feed states, the head.
+        :param on_break: sees each break: what for (None where the stream ended with OK) and seconds to the next try.
         :raises OddstreamError: what can't get better by itself.
         """
         request = _watch_request(filter, start, include_simulated, view, skip_expired)
-        return SignalWatch(self.signals, SignalCursor(request, checkpoint=checkpoint, on_message=on_message))
+        cursor = SignalCursor(request, checkpoint=checkpoint, on_message=on_message, on_break=on_break)
+        return SignalWatch(self.signals, cursor)
 
     def close(self) -> None:
         self.channel.close()
@@ -272,10 +278,12 @@ class AsyncClient:
         view: signal_pb2.SignalView.ValueType = signal_pb2.SIGNAL_VIEW_BASIC,
         skip_expired: bool = False,
         on_message: Callable[[signal_service_pb2.WatchSignalsResponse], None] | None = None,
+        on_break: Callable[[OddstreamError | None, float], None] | None = None,
     ) -> AsyncSignalWatch:
         """Follow the signal log; see :meth:`Client.watch_signals`."""
         request = _watch_request(filter, start, include_simulated, view, skip_expired)
-        return AsyncSignalWatch(self.signals, SignalCursor(request, checkpoint=checkpoint, on_message=on_message))
+        cursor = SignalCursor(request, checkpoint=checkpoint, on_message=on_message, on_break=on_break)
+        return AsyncSignalWatch(self.signals, cursor)
 
     async def close(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):

@@ -130,6 +130,8 @@ class SignalCursor:
     :ivar head_sequence: the log's head as the server last told it.
     :ivar feed_statuses: the latest state of each venue's feed.
     :ivar reconnects: how many times the stream was opened again.
+    :ivar broken: True from a break until the next message.
+    :ivar last_error: what the last break was for, None where the server ended the stream with OK.
     """
 
     def __init__(
@@ -138,7 +140,9 @@ class SignalCursor:
         *,
         checkpoint: Checkpoint | None = None,
         on_message: Callable[[signal_service_pb2.WatchSignalsResponse], None] | None = None,
+        on_break: Callable[[OddstreamError | None, float], None] | None = None,
     ) -> None:
+        self._on_break = on_break
         self._request = signal_service_pb2.WatchSignalsRequest()
         self._request.CopyFrom(request)
         self._checkpoint = checkpoint
@@ -151,6 +155,8 @@ class SignalCursor:
         self.head_sequence = 0
         self.feed_statuses: dict[int, feed_status_pb2.FeedStatus] = {}
         self.reconnects = 0
+        self.broken = False
+        self.last_error: OddstreamError | None = None
         self.silence_seconds = DEFAULT_SILENCE_SECONDS
         self._through: int | None = stored.sequence if stored else None
         self._data_set_id = stored.data_set_id if stored else ""
@@ -163,7 +169,7 @@ class SignalCursor:
     @property
     def lag(self) -> int:
         """Entries of the log that are committed and not yet covered."""
-        return max(0, self.head_sequence - (self._through or self.head_sequence))
+        return 0 if self._through is None else max(0, self.head_sequence - self._through)
 
     def next_request(self) -> signal_service_pb2.WatchSignalsRequest:
         """The request that opens the stream, or opens it again strictly after what was received."""
@@ -183,6 +189,7 @@ class SignalCursor:
         :raises ContinuityBroken: the message doesn't begin where the last one ended.
         """
         self._failures = 0
+        self.broken = False
         if message.HasField("started"):
             self._data_set_id = message.started.data_set_id
             if self._through is None or self._snapshot_open:
@@ -252,4 +259,8 @@ class SignalCursor:
         asked = self._retry_delay if self._retry_delay is not None else error.retry_delay if error else None
         ceiling = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._failures - 1, 10))
         jittered = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spreads load, guards nothing
-        return max(asked, jittered) if asked is not None else jittered
+        pause = max(asked, jittered) if asked is not None else jittered
+        self.broken, self.last_error = True, error
+        if self._on_break:
+            self._on_break(error, pause)
+        return pause

@@ -1,0 +1,1 @@
+"""The commands: read the options, call, hand the answer to a view."""
