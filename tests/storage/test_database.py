@@ -198,4 +198,5 @@ def test_each_error_of_the_database_has_one_of_ours(error: BaseException, expect
 
 def test_a_fault_of_our_own_stays_what_it_is() -> None:
     assert translate(asyncpg.UndefinedColumnError("no such column")) is None
+    assert translate(asyncpg.InterfaceError("the server expects 1 argument for this query, 2 were passed")) is None
     assert translate(KeyError("x")) is None

@@ -108,11 +108,17 @@ class Database:
 
     @asynccontextmanager
     async def transaction(
-        self, *, timeout_seconds: float | None = None, isolation: str = "READ COMMITTED", read_only: bool = False
+        self,
+        *,
+        timeout_seconds: float | None = None,
+        isolation: str = "READ COMMITTED",
+        read_only: bool = False,
+        first: str = "",
     ) -> AsyncIterator[Transaction]:
         """Commit at the end, roll back on any exception.
 
         :param timeout_seconds: bound of each statement; what is left of the call's deadline where that is less.
+        :param first: a constant statement that goes with BEGIN in the same round trip.
         :raises Unavailable: the database is away, busy or full.
         :raises DeadlineExceeded: it was too slow.
         :raises Aborted: a conflict with another transaction.
@@ -122,7 +128,7 @@ class Database:
             try:
                 raw = (await connection.get_raw_connection()).driver_connection
                 assert isinstance(raw, asyncpg.Connection)
-                await raw.execute(self._begin(timeout_seconds, isolation, read_only))
+                await raw.execute(self._begin(timeout_seconds, isolation, read_only) + (f"; {first}" if first else ""))
                 yield Transaction(connection, raw)
                 await raw.execute("COMMIT")
             except BaseException:
@@ -269,8 +275,9 @@ def translate(error: BaseException) -> OddstreamError | None:
             return _away()
         cause = error.orig.__cause__ if error.orig is not None else None
         return translate(cause) if cause is not None else None
-    if isinstance(error, exc.InterfaceError | asyncpg.InterfaceError | ConnectionError):
-        return _away()
+    if isinstance(error, asyncpg.InterfaceError):
+        # The same class tells that an argument has the wrong type, which is a fault of ours.
+        return _away() if "closed" in str(error) else None
     if isinstance(error, asyncpg.PostgresError):
         code = error.sqlstate or ""
         if code in _AWAY:
@@ -282,11 +289,8 @@ def translate(error: BaseException) -> OddstreamError | None:
         if code == "57014":
             return DeadlineExceeded("the database did not answer in time; narrow the request or give it longer")
         return None
-    if isinstance(error, TimeoutError):
-        return _away()
-    if isinstance(error, OSError):
-        return _away()
-    return None
+    # Refused, reset, timed out, no such host or socket.
+    return _away() if isinstance(error, OSError) else None
 
 
 def _away() -> DatabaseAway:

@@ -110,9 +110,8 @@ class PostgresPipelineStore:
     ) -> BatchResult:
         """See the port. Without ticks ``decide`` has facts to decide on; where all of them were known, nothing."""
         numbers = await self._ticks.prepare(ticks)
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(first=_leader_mark(lease)) as transaction:
             driver = transaction.driver
-            await _mark_as_leader(driver, lease)
             lane = await driver.fetchrow(
                 f"SELECT sequence, watermarks FROM ingest_lanes WHERE lane = {LIVE} AND epoch = $1 FOR UPDATE",
                 lease.epoch,
@@ -134,18 +133,18 @@ class PostgresPipelineStore:
             decision = decide(stored)
             await _save_states(driver, decision.states, sequence)
             await driver.execute(
-                f"UPDATE ingest_lanes SET sequence = $1, watermarks = $2 WHERE lane = {LIVE}",
+                f"UPDATE ingest_lanes SET sequence = $1, watermarks = $2 WHERE lane = {LIVE} "
+                "RETURNING pg_notify($3, 'quotes')",
                 sequence,
                 signal_log.document(watermarks),
+                CHANNEL,
             )
-            await driver.execute("SELECT pg_notify($1, 'quotes')", CHANNEL)
             # Last, so that the log's head is locked for the shortest time.
             events = await self._append(driver, lease, decision.events) if decision.events else ()
         return BatchResult(quotes, len(stored) - quotes, duplicates, sequence, events)
 
     async def append_events(self, lease: Lease, events: Sequence[SignalEvent]) -> tuple[SignalEvent, ...]:
-        async with self._database.transaction() as transaction:
-            await _mark_as_leader(transaction.driver, lease)
+        async with self._database.transaction(first=_leader_mark(lease)) as transaction:
             return await self._append(transaction.driver, lease, events)
 
     async def _append(
@@ -245,8 +244,8 @@ async def _may_take(driver: "asyncpg.Connection[Any]", holder: str, *, lock: boo
     )
 
 
-async def _mark_as_leader(driver: "asyncpg.Connection[Any]", lease: Lease) -> None:
-    await driver.execute("SELECT pg_advisory_xact_lock_shared($1, $2)", _LEADER_LOCK, lease.epoch & 0x7FFF_FFFF)
+def _leader_mark(lease: Lease) -> str:
+    return f"SELECT pg_advisory_xact_lock_shared({_LEADER_LOCK}, {lease.epoch & 0x7FFF_FFFF})"
 
 
 async def _save_states(driver: "asyncpg.Connection[Any]", states: Sequence[StrategyState], sequence: int) -> None:

@@ -89,7 +89,8 @@ async def append(
         "FROM unnest($1::bigint[], $3::text[], $4::text[], $5::json[]) AS n(sequence, type, signal_id, body)), "
         "ids AS (INSERT INTO signal_ids (sequence, event_key) "
         "SELECT * FROM unnest($1::bigint[], $6::text[])) "
-        "UPDATE signal_log_head SET sequence = $7, last_create_time = $2, partitioned_to = $8",
+        "UPDATE signal_log_head SET sequence = $7, last_create_time = $2, partitioned_to = $8 "
+        "RETURNING pg_notify($9, 'signals')",
         [e.sequence for e in numbered],
         create_time_us,
         [e.type.value for e in numbered],
@@ -98,9 +99,9 @@ async def append(
         list(keyed),
         last,
         partitioned_to,
+        CHANNEL,
     )
     await _move_states(driver, numbered)
-    await driver.execute("SELECT pg_notify($1, 'signals')", CHANNEL)
     return tuple(numbered)
 
 
