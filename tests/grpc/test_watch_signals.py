@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from oddstream.client import AsyncClient
 from oddstream.v1 import (
     error_reason_pb2,
     feed_status_pb2,
@@ -342,6 +343,30 @@ async def test_a_revoked_key_ends_its_open_streams_within_five_seconds() -> None
         assert time.monotonic() - began <= 5
         assert (failure.code, failure.reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_REVOKED")
         assert len(w.f.registry) == 0
+
+
+async def test_the_client_library_follows_over_streams_that_end_again_and_again() -> None:
+    limits = FeedLimits(ring_entries=16, preloaded_entries=0, poll_s=0.02, batch=BatchLimits(entries=3))
+    async with wire(limits=limits, stream_limits=StreamLimits(maximum_age_s=0.15, age_retry_delay_us=10_000)) as w:
+        client = AsyncClient(f"127.0.0.1:{w.server.port}", api_key=w.server.key.key.text)
+        watch = client.watch_signals(start=after(0))
+
+        async def publish() -> None:
+            for number in range(150):
+                w.f.log.append(*[make_event(number=number) for _ in range(2)])
+                w.f.feed.wake()
+                await asyncio.sleep(0.01)  # for ten ages of a stream
+
+        publishing = asyncio.create_task(publish())
+        got: list[int] = []
+        async with asyncio.timeout(30):
+            while len(got) < 300:
+                got.append((await anext(watch)).sequence)
+        await publishing
+        assert got == list(range(1, 301))
+        assert watch.cursor.reconnects >= 3
+        await watch.aclose()
+        await client.close()
 
 
 # --- over PostgreSQL --------------------------------------------------------------------------------------------------
