@@ -10,10 +10,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from oddstream_server.application.ports import Decision, Lease, StrategyState, TimeRange
+from oddstream_server.application.ports import Decision, Fenced, Lease, StrategyState, TimeRange
 from oddstream_server.domain.errors import Unavailable
 from oddstream_server.domain.market import Venue
-from oddstream_server.domain.quote import Quote, SourceKind, TickSource, Trade
+from oddstream_server.domain.quote import CandleInterval, Quote, SourceKind, TickSource, Trade
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
@@ -243,3 +243,30 @@ async def test_partitions_are_made_ahead_for_three_months_and_once(
         f"{table}_2026_{month}" for table in ("quotes_live", "trades_live", "candles") for month in ("07", "08", "09")
     }
     assert await pipeline.prepare_partitions(samples.t0) == []
+
+
+async def test_without_ticks_strategies_decide_on_facts_alone(
+    samples: Any, pipeline: PostgresPipelineStore, lease: Lease, log: SignalLogStore
+) -> None:
+    await pipeline.store_batch(lease, [samples.quote(1)], Watcher())
+    state = StrategyState("s1", "kalshi:A", b"\x01", b"{}")
+    watcher = Watcher(Decision(events=(samples.created("o1"),), states=(state,)))
+    result = await pipeline.store_batch(lease, [], watcher)
+    assert (watcher.calls, watcher.seen, result.ingest_sequence) == (1, [], 1)
+    assert await log.read(0, 10) == list(result.events)
+    assert await pipeline.load_states(["s1"]) == [state]
+
+
+async def test_a_failed_append_takes_the_ticks_with_it(
+    samples: Any, pipeline: PostgresPipelineStore, ticks: TickStore, lease: Lease, log: SignalLogStore,
+    database: Database,
+) -> None:  # fmt: skip
+    # The head alone is in another epoch: the batch has passed the lane's fence and must still leave nothing.
+    async with database.transaction() as transaction:
+        await transaction.driver.execute("UPDATE signal_log_head SET epoch = epoch + 1")
+    decision = Decision(events=(samples.created("o1"),))
+    with pytest.raises(Fenced):
+        await pipeline.store_batch(lease, [samples.quote(1)], Watcher(decision))
+    assert await ticks.live_head() == 0
+    assert (await ticks.list_candles("kalshi:A", CandleInterval.DAY, EVERYTHING, None, 9)).items == ()
+    assert (await log.bounds()).head_sequence == 0
