@@ -48,8 +48,16 @@ def test_a_stream_closed_on_purpose_counts_no_more() -> None:
     monitor = FeedMonitor(Venue.POLYMARKET, 0)
     monitor.change("a", FeedState.LIVE, 1)
     monitor.change("b", FeedState.DOWN, 2)
-    monitor.drop("b")
-    assert [s.state for s in monitor.change("a", FeedState.LIVE, 3)] == [FeedState.LIVE]
+    assert [s.state for s in monitor.drop("b", 3)] == [FeedState.LIVE]
+    assert monitor.drop("b", 4) == []
+    assert monitor.drop("a", 5) == [], "nothing is left to tell of"
+
+
+def test_after_a_gap_of_one_stream_the_worse_state_of_another_is_told_again() -> None:
+    monitor = FeedMonitor(Venue.POLYMARKET, 0)
+    monitor.change("a", FeedState.STALE, 1)
+    assert [s.state for s in monitor.change("b", FeedState.GAP, 2)] == [FeedState.GAP]
+    assert [s.state for s in monitor.change("b", FeedState.LIVE, 3)] == [FeedState.STALE]
 
 
 def test_silence_is_stale_after_the_bound_and_never_before_the_least_one() -> None:

@@ -238,7 +238,8 @@ def test_an_absent_side_is_empty_but_a_side_under_another_name_is_another_format
 
 
 @pytest.mark.parametrize("code", [10, 17, 25])
-def test_an_error_that_ends_the_subscription_is_a_gap_and_subscribes_again(code: int) -> None:
+@pytest.mark.parametrize("new_sid", [1, 5])
+def test_an_error_that_ends_the_subscription_is_a_gap_and_subscribes_again(code: int, new_sid: int) -> None:
     following = Following("A", "B")
     following.get(snapshot("A", 1, [["0.4000", "1.00"]]), snapshot("B", 2, [["0.2000", "1.00"]]))
     following.commands()
@@ -246,10 +247,12 @@ def test_an_error_that_ends_the_subscription_is_a_gap_and_subscribes_again(code:
     assert statuses(items) == [(FeedState.GAP, ("kalshi:A", "kalshi:B"))]
     (command,) = [c for c in following.commands() if c["cmd"] == "subscribe"]
     assert command["params"]["market_tickers"] == ["A", "B"]
-    following.get(subscribed("orderbook_delta", 5, command["id"]))
-    again = following.get(snapshot("A", 1, [["0.4000", "1.00"]], sid=5), snapshot("B", 2, [["0.3", "1"]], sid=5))
-    assert [q.source.name for q in quotes(again)] == ["session:5", "session:5"]
-    assert statuses(again) == [(FeedState.LIVE, ())]
+    following.get(subscribed("orderbook_delta", new_sid, command["id"]))
+    again = following.get(
+        snapshot("A", 1, [["0.4000", "1.00"]], sid=new_sid), snapshot("B", 2, [["0.3", "1"]], sid=new_sid)
+    )
+    assert [q.source.name for q in quotes(again)] == [f"session:{new_sid}"] * 2
+    assert statuses(again) == [(FeedState.LIVE, ())], "its counter begins anew, even under the old number"
 
 
 def test_a_refused_market_is_left_out_and_the_others_of_its_command_are_asked_for_again() -> None:

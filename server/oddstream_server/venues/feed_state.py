@@ -47,28 +47,34 @@ class FeedMonitor:
         Each GAP is pushed, since each names other markets or another epoch; other states only when the venue changes.
         """
         self._streams[stream] = state
-        covered = self._streams.get(self._backup) is FeedState.LIVE
-        counted = [s for s in self._streams.values() if not (covered and s is FeedState.DOWN)]
-        worst = max(counted, key=_SEVERITY.__getitem__)
+        worst = self._worst()
         if worst is self._shown and state is not FeedState.GAP:
             return []
         shown = FeedState.GAP if state is FeedState.GAP else worst
-        self._shown = worst
-        return [
-            FeedStatus(
-                venue=self._venue,
-                state=shown,
-                last_receive_time_us=self._last_receive_time_us,
-                epoch=self.epoch,
-                change_time_us=now_us,
-                detail=f"{stream}: {detail}" if detail else stream,
-                market_ids=tuple(sorted(market_ids)),
-            )
-        ]
+        return [self._show(shown, now_us, f"{stream}: {detail}" if detail else stream, market_ids)]
 
-    def drop(self, stream: str) -> None:
-        """The stream was closed on purpose and counts no more."""
-        self._streams.pop(stream, None)
+    def drop(self, stream: str, now_us: int) -> list[FeedStatus]:
+        """The stream ended on purpose and counts no more; the status to push if the venue is better without it."""
+        if self._streams.pop(stream, None) is None or not self._streams or self._worst() is self._shown:
+            return []
+        return [self._show(self._worst(), now_us, f"{stream}: not needed any more", ())]
+
+    def _worst(self) -> FeedState:
+        covered = self._streams.get(self._backup) is FeedState.LIVE
+        counted = [s for s in self._streams.values() if not (covered and s is FeedState.DOWN)]
+        return max(counted, key=_SEVERITY.__getitem__)
+
+    def _show(self, state: FeedState, now_us: int, detail: str, market_ids: Collection[str]) -> FeedStatus:
+        self._shown = state
+        return FeedStatus(
+            venue=self._venue,
+            state=state,
+            last_receive_time_us=self._last_receive_time_us,
+            epoch=self.epoch,
+            change_time_us=now_us,
+            detail=detail,
+            market_ids=tuple(sorted(market_ids)),
+        )
 
 
 class Watchdog:

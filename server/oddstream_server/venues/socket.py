@@ -110,6 +110,8 @@ class VenueSocket:
         failures = 0
         while True:
             if not self._feed.wanted():
+                for status in self._monitor.drop(self._feed.stream, self._clock()):
+                    await sink.put(status)
                 await asyncio.sleep(0.05)
                 continue
             self._brought_data = self._found_stale = False

@@ -53,6 +53,7 @@ class KalshiFeed:
         self._commands = Commands(tickers_per_command, use_yes_price)
         self._markets: dict[str, str] = {}  # ticker -> market id
         self._lines: dict[str, BookLine] = {}
+        self._holding: dict[str, BookLine] = {}  # those with a timestamp held back
         self._market_ids: set[str] = set()
         self._sequence: dict[int, int] = {}  # sid -> last seq
         self._determined: dict[str, Settlement] = {}
@@ -75,6 +76,7 @@ class KalshiFeed:
         self._market_ids = set(wanted.values())
         for ticker in gone:
             self._lines.pop(ticker, None)
+            self._holding.pop(ticker, None)
             self._awaiting.discard(ticker)
             self._determined.pop(ticker, None)
             self.lookups.discard(ticker)
@@ -108,6 +110,7 @@ class KalshiFeed:
         self._session = session
         self._sequence.clear()
         self._lines.clear()
+        self._holding.clear()
         self._awaiting = set(self._markets)
         self._gap_since_us = now_us
         self._gap_at_snapshot = self._connections > 0  # nothing was missed before the first connection
@@ -121,6 +124,7 @@ class KalshiFeed:
         for line in list(self._lines.values()):
             self._flush(line, now_us, items)
         self._lines.clear()
+        self._holding.clear()
         self._commands.closed()
         return items
 
@@ -130,8 +134,10 @@ class KalshiFeed:
     def tick(self, now_us: int) -> Sequence[VenueItem]:
         items: list[VenueItem] = []
         quiet_us, crossed_us = int(self._config.quiet_flush_s * 1e6), int(self._config.crossed_wait_s * 1e6)
-        for line in self._lines.values():
-            if line.pending and line.whole_by_silence(now_us, quiet_us, crossed_us):
+        for ticker, line in list(self._holding.items()):
+            if not line.pending:
+                del self._holding[ticker]
+            elif line.whole_by_silence(now_us, quiet_us, crossed_us):
                 self._flush(line, now_us, items)
         self._commands.tick(now_us)
         self._live_again(now_us, items)
@@ -231,6 +237,7 @@ class KalshiFeed:
             if not line.known:
                 return
         line.hold(change, seq, now_us)
+        self._holding[line.ticker] = line
 
     def _flush(self, line: BookLine, now_us: int, items: list[VenueItem]) -> None:
         try:
@@ -290,6 +297,11 @@ class KalshiFeed:
             self._lose(ended, f"the venue ended the subscription (code {code})", now_us, items)
             for ticker in ended:
                 del self._lines[ticker]
+                self._holding.pop(ticker, None)
+            if sid is None:
+                self._sequence.clear()
+            else:
+                self._sequence.pop(sid, None)
             self._commands.ended(sid, list(self._markets))
             return
         refused = self._commands.refused(row.get("id"), code, message.get("market_ticker"), now_us)

@@ -131,7 +131,7 @@ class KalshiPoller:
         if not tickers:
             self._epochs.clear()
             self._books.clear()
-            self._monitor.drop(self.stream)
+            await self._push(sink, self._monitor.drop(self.stream, self._config.clock()))
             return
         begun = False
         for batch in _batches(tickers, self._config.tickers_per_request):

@@ -120,8 +120,6 @@ class PolymarketAdapter:
             )
         for feed, share in zip(self._feeds, shares, strict=True):
             feed.follow(share)
-            if not share:
-                self._monitor.drop(feed.stream)
         self._feeds_grew.set()
 
     def order_book(self, market_id: str) -> OrderBook | None:

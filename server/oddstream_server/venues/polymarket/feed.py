@@ -60,6 +60,7 @@ class PolymarketFeed:
         self._markets: dict[str, Market] = {}
         self._tokens: dict[str, Token] = {}
         self._lines: dict[str, BookLine] = {}
+        self._holding: dict[str, BookLine] = {}  # those with a timestamp held back
         self._source = TickSource(Venue.POLYMARKET, SourceKind.WEBSOCKET, "")
         self._emitted = 0
         self._queue: list[str] = []
@@ -90,6 +91,7 @@ class PolymarketFeed:
         self._tokens = tokens_of(wanted.values())
         for market in gone:
             self._lines.pop(market.market_id, None)
+            self._holding.pop(market.market_id, None)
             self._awaiting.discard(market.market_id)
             self.lookups.discard(market.market_id)
         if self._open:
@@ -118,6 +120,7 @@ class PolymarketFeed:
         self._source = TickSource(Venue.POLYMARKET, SourceKind.WEBSOCKET, session)
         self._emitted = 0
         self._lines.clear()
+        self._holding.clear()
         self._open = True
         self._awaiting = set(self._markets)
         self._gap_since_us = now_us
@@ -138,6 +141,7 @@ class PolymarketFeed:
         for line in self._lines.values():
             self._flush(line, now_us, items)
         self._lines.clear()
+        self._holding.clear()
         self._queue.clear()
         self._open = False
         return items
@@ -154,8 +158,10 @@ class PolymarketFeed:
     def tick(self, now_us: int) -> Sequence[VenueItem]:
         items: list[VenueItem] = []
         quiet_us, crossed_us = int(self._config.quiet_flush_s * 1e6), int(self._config.crossed_wait_s * 1e6)
-        for line in self._lines.values():
-            if line.pending and line.whole_by_silence(now_us, quiet_us, crossed_us):
+        for market_id, line in list(self._holding.items()):
+            if not line.pending:
+                del self._holding[market_id]
+            elif line.whole_by_silence(now_us, quiet_us, crossed_us):
                 self._flush(line, now_us, items)
         self._live_again(now_us, items)
         return items
@@ -247,6 +253,7 @@ class PolymarketFeed:
                 self._flush(line, now_us, items)
             if line.known:
                 line.hold(levels, best, venue_time_us, now_us)
+                self._holding[market_id] = line
 
     def _flush(self, line: BookLine, now_us: int, items: list[VenueItem]) -> None:
         quote = line.show(now_us, self._source, self._next_key())
