@@ -1,7 +1,7 @@
 """Whatever comes in whatever order, each subscriber gets exactly its events, in order, with a proof of continuity."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from oddstream_server.application.ports import SignalFilter
 from oddstream_server.domain.market import Venue
-from oddstream_server.domain.signal import DataOrigin, Direction, SignalEvent
+from oddstream_server.domain.signal import DataOrigin, Direction, SignalEvent, SignalEventType
 from oddstream_server.feed.signals.batches import BatchLimits
 from oddstream_server.feed.signals.feed import FeedLimits
 from oddstream_server.feed.signals.filters import CompiledFilter, facts_of
@@ -72,6 +72,23 @@ def passes(where: SignalFilter, event: SignalEvent) -> bool:
 @given(filters, events)
 def test_a_compiled_filter_means_what_the_filter_says(where: SignalFilter, event: SignalEvent) -> None:
     assert CompiledFilter(where).matches(facts_of(event)) == passes(where, event)
+
+
+@given(
+    filters,
+    events,
+    st.sampled_from(SignalEventType),
+    st.sampled_from([0, 299_999, 300_000, 1_000_000]),
+    st.sampled_from([None, -1, 0, 99_000]),
+)
+def test_whoever_saw_an_opportunity_open_sees_all_of_it(
+    where: SignalFilter, opened: SignalEvent, kind: SignalEventType, strength_ppm: int, net_edge_micros: int | None
+) -> None:
+    later = replace(opened.signal, revision=2, strength_ppm=strength_ppm, net_edge_micros=net_edge_micros)
+    compiled = CompiledFilter(where)
+    assert compiled.matches(facts_of(opened)) == compiled.matches(
+        facts_of(replace(opened, type=kind, signal=later.identified()))
+    )
 
 
 @dataclass
