@@ -167,6 +167,7 @@ CREATE TABLE trade_keys (
     receive_time timestamptz NOT NULL,
     PRIMARY KEY (market_key, source_id, source_key)
 );
+CREATE INDEX trade_keys_by_time ON trade_keys USING brin (receive_time);
 COMMENT ON TABLE trade_keys IS 'a trade fetched again later may have another partition: its identity is kept here';
 
 CREATE TABLE candles (

@@ -270,3 +270,18 @@ async def test_a_failed_append_takes_the_ticks_with_it(
     assert await ticks.live_head() == 0
     assert (await ticks.list_candles("kalshi:A", CandleInterval.DAY, EVERYTHING, None, 9)).items == ()
     assert (await log.bounds()).head_sequence == 0
+
+
+async def test_old_months_are_dropped_whole_and_writing_goes_on(
+    samples: Any, pipeline: PostgresPipelineStore, ticks: TickStore, lease: Lease
+) -> None:
+    july, august, september = (samples.t0 + 31 * n * samples.day for n in range(3))
+    batch = [samples.quote(n, at=at) for n, at in enumerate((july, august, september))]
+    batch += [samples.trade(f"t{n}", at=at) for n, at in enumerate((july, august))]
+    await pipeline.store_batch(lease, batch, Watcher())
+    assert await ticks.partitions.drop_ticks_before(august) == ["quotes_live_2026_07", "trades_live_2026_07"]
+    left = [t.source_key async for some in ticks.replay(EVERYTHING) for t in some]
+    assert left == [1, "t1", 2]
+    assert len((await ticks.list_candles("kalshi:A", CandleInterval.DAY, EVERYTHING, None, 9)).items) == 3
+    again = await pipeline.store_batch(lease, batch, Watcher())
+    assert (again.quotes_inserted, again.trades_inserted, again.duplicates) == (1, 1, 3)

@@ -4,7 +4,7 @@ A partition is made beside its table and then attached, which lets readers and w
 would stop them all. There is no default partition: it would have to be searched at every attachment.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -72,6 +72,38 @@ class Partitions:
         for table in ("quotes_live", "trades_live", "candles"):
             made += await self.ensure(table, months)
         return made
+
+    async def drop_ticks_before(self, instant_us: int) -> list[str]:
+        """Drop the months of live quotes and trades that ended by an instant; answers the names of what is gone.
+
+        Only whole months go: of a retention of 14 days between 14 and 45 are kept. Imports and candles stay. With its
+        months a trade's identity is forgotten: fetched once more it would be stored once more.
+        """
+        kept = month_of(instant_us)
+        dropped = []
+        async with self._database.transaction(timeout_seconds=60) as transaction:
+            driver = transaction.driver
+            await driver.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            # A reader of a dropped month is waited for, but not at the price of everybody behind this lock.
+            await driver.execute("SET LOCAL lock_timeout = '2s'")
+            for table in ("quotes_live", "trades_live"):
+                for month in await stored_months(driver, [table]):
+                    if month < kept:
+                        await driver.execute(f"DROP TABLE {partition_name(table, month)}")
+                        dropped.append(partition_name(table, month))
+            await driver.execute("DELETE FROM trade_keys WHERE receive_time < $1", month_start_us(kept))
+        self._known.difference_update(dropped)
+        return dropped
+
+
+async def stored_months(driver: "asyncpg.Connection[Any]", tables: Sequence[str]) -> list[Month]:
+    """The months that any of some monthly tables has a partition of, in order."""
+    rows = await driver.fetch(
+        "SELECT DISTINCT right(c.relname, 7) FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid "
+        "WHERE i.inhparent = ANY($1::text[]::regclass[]) ORDER BY 1",
+        list(tables),
+    )
+    return [(int(r[0][:4]), int(r[0][5:])) for r in rows]
 
 
 async def _make_month(driver: "asyncpg.Connection[Any]", table: str, month: Month) -> None:

@@ -10,7 +10,15 @@ from oddstream_server.application.ports import Key, Page, TimeRange
 from oddstream_server.domain.quote import Candle, CandleInterval, Quote, Trade
 from oddstream_server.storage import candles
 from oddstream_server.storage.database import Database, Transaction
-from oddstream_server.storage.partitions import Month, Partitions, month_of, month_start_us, next_month, partition_name
+from oddstream_server.storage.partitions import (
+    Month,
+    Partitions,
+    month_of,
+    month_start_us,
+    next_month,
+    partition_name,
+    stored_months,
+)
 from oddstream_server.storage.tick_names import TickNames
 
 LIVE, IMPORT = 1, 2
@@ -21,6 +29,7 @@ FAR_FUTURE_US = 253_402_300_800_000_000
 
 _BOUNDARY_US = 3_600_000_000
 _REPLAY_BATCH = 5_000
+_TICK_TABLES = ("quotes_live", "quotes_import", "trades_live", "trades_import")
 _DAY_US = 86_400_000_000
 
 QUOTE_COLUMNS = (
@@ -131,7 +140,7 @@ class TickStore:
         Each day is one snapshot; a row that arrives late for a day already replayed is not seen.
         """
         async with self._database.reading() as transaction:
-            months = await stored_months(transaction.driver)
+            months = await stored_months(transaction.driver, _TICK_TABLES)
             keys = None
             if market_ids is not None:
                 keys = list((await self.names.market_keys(transaction.driver, market_ids)).values())
@@ -355,16 +364,6 @@ class TickNumbers:
             )
             stored.update(map(tuple, rows))
         return [t for t in ticks if self.identity(t) not in stored]
-
-
-async def stored_months(driver: "asyncpg.Connection[Any]") -> list[Month]:
-    """The months that any tick table has a partition of, in order."""
-    rows = await driver.fetch(
-        "SELECT DISTINCT right(c.relname, 7) FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid "
-        "WHERE i.inhparent = ANY(ARRAY['quotes_live', 'quotes_import', 'trades_live', 'trades_import']::regclass[]) "
-        "ORDER BY 1"
-    )
-    return [(int(r[0][:4]), int(r[0][5:])) for r in rows]
 
 
 def _numbered(ticks: Sequence[Quote | Trade], sequence: int) -> list[Quote | Trade]:
