@@ -28,7 +28,9 @@ class ServerOptions:
     maximum_streams: int = 256
     """A connection."""
     maximum_pending_calls: int = 10_000
-    """Calls that arrived and wait to be taken up: a reconnect storm's worth."""
+    """Calls that arrived and wait to be taken up, a reconnect storm's worth; beyond it gRPC refuses some at random."""
+    hard_maximum_pending_calls: int = 20_000
+    """Beyond it gRPC refuses all."""
     keepalive_seconds: float = 30.0
     ping_timeout_seconds: float = 3.0
     minimum_client_ping_seconds: float = 1.0
@@ -40,14 +42,14 @@ class ServerOptions:
             ("grpc.so_reuseport", int(self.share_port)),
             ("grpc.max_receive_message_length", self.maximum_receive_bytes),
             ("grpc.max_send_message_length", self.maximum_send_bytes),
+            # Both at one value: between them gRPC would refuse at random.
             ("grpc.max_metadata_size", self.maximum_metadata_bytes),
             ("grpc.absolute_max_metadata_size", self.maximum_metadata_bytes),
             ("grpc.max_concurrent_streams", self.maximum_streams),
             ("grpc.server.max_pending_requests", self.maximum_pending_calls),
-            ("grpc.server.max_pending_requests_hard_limit", 2 * self.maximum_pending_calls),
+            ("grpc.server.max_pending_requests_hard_limit", self.hard_maximum_pending_calls),
             ("grpc.keepalive_time_ms", _ms(self.keepalive_seconds)),
-            ("grpc.keepalive_timeout_ms", _ms(self.ping_timeout_seconds)),
-            # keepalive_timeout alone sees a black hole after a minute.
+            # Not grpc.keepalive_timeout_ms: it lets a black hole go unnoticed for a minute.
             ("grpc.http2.ping_timeout_ms", _ms(self.ping_timeout_seconds)),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", _ms(self.minimum_client_ping_seconds)),
