@@ -25,10 +25,8 @@ from oddstream_server.app.process import (
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.markets import Markets
 from oddstream_server.application.signals import Signals
-from oddstream_server.feed.feed_statuses import FeedStatuses
-from oddstream_server.feed.quotes import QuoteFeed
-from oddstream_server.feed.signals.feed import SignalFeed
-from oddstream_server.feed.streams import StreamLimits, StreamRegistry
+from oddstream_server.feed.live_feeds import LiveFeeds
+from oddstream_server.feed.streams import StreamLimits
 from oddstream_server.interceptors.assembly import ChainSettings, build_chain
 from oddstream_server.interceptors.in_flight import InFlight
 from oddstream_server.lifecycle import Closing, StopSignal
@@ -42,7 +40,6 @@ from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.storage.ticks import TickStore
-from oddstream_server.storage.wake_ups import WakeUps
 from oddstream_server.strategies.registry import Registry, StrategyList
 from oddstream_server.transport.contract import load_contract
 from oddstream_server.transport.converters.streams import QuoteWireCodec, SignalWireCodec
@@ -81,16 +78,23 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
 
     authenticator = Authenticator(ApiKeyStore(database), read_peppers(settings), now_us)
     metrics = FeedMetrics(registry)
-    streams = StreamRegistry(now_us, metrics, StreamLimits(maximum_age_s=settings.stream_maximum_age_seconds))
-    statuses = FeedStatuses(signal_log.feed_statuses, streams.wake_all)
-    feed = SignalFeed(signal_log, SignalWireCodec(), streams, statuses, now_us)
-    quotes = QuoteFeed(ticks, catalog, QuoteWireCodec(), streams, statuses, now_us)
+    feeds = LiveFeeds(
+        signal_log,
+        ticks,
+        catalog,
+        SignalWireCodec(),
+        QuoteWireCodec(),
+        now_us,
+        observer=metrics,
+        stream_limits=StreamLimits(maximum_age_s=settings.stream_maximum_age_seconds),
+        also_wakes={"keys": authenticator.forget},
+    )
 
     markets = Markets(catalog, ticks, RedisBookCache(shared_state, registry), signal_log, now_us)
     signals = Signals(signal_log, StrategyList(strategies.configure_all()))
     # The class decorator answers every rpc that a class doesn't serve; the checker sees the abstract base alone.
-    market_service = MarketService(markets, QuoteStreams(quotes, now_us).watch, now_us)  # type: ignore[abstract]  # as said
-    signal_service = SignalService(signals, SignalStreams(feed, now_us).watch)  # type: ignore[abstract]  # as said
+    market_service = MarketService(markets, QuoteStreams(feeds.quotes, now_us).watch, now_us)  # type: ignore[abstract]  # as said
+    signal_service = SignalService(signals, SignalStreams(feeds.signals, now_us).watch)  # type: ignore[abstract]  # as said
     backtest_service = BacktestService()  # type: ignore[abstract]  # as said
     admin_service = AdminService()  # type: ignore[abstract]  # as said
 
@@ -119,8 +123,8 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
         reflection.enable_server_reflection((*SERVICES, reflection.SERVICE_NAME), server)
 
     async def close_streams() -> None:
-        if not await streams.close(DRAIN_RETRY_US, settings.grace_seconds):
-            log.warning("streams were still open when their time to close was over", streams=len(streams))
+        if not await feeds.close(DRAIN_RETRY_US, settings.grace_seconds):
+            log.warning("streams were still open when their time to close was over", streams=metrics.open_streams)
 
     server = GrpcServer(
         options=ServerOptions(host=settings.grpc_host, port=settings.grpc_port, share_port=settings.workers > 1),
@@ -131,17 +135,6 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
         close_streams=close_streams,
     )
 
-    wakers = {
-        "signals": (feed.wake,),
-        "quotes": (quotes.wake,),
-        "feed": (statuses.wake,),
-        "keys": (authenticator.forget,),
-    }
-
-    def on_wake(kind: str) -> None:
-        for wake in wakers.get(kind, ()):
-            wake()
-
     serving = False
     port = 0
 
@@ -150,9 +143,9 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
             "ready": serving,
             "port": port,
             "streams": metrics.open_streams,
-            "head_sequence": feed.bounds.head_sequence,
-            "oldest_sequence": feed.bounds.oldest_sequence,
-            "data_set_id": feed.data_set_id,
+            "head_sequence": feeds.signals.bounds.head_sequence,
+            "oldest_sequence": feeds.signals.bounds.oldest_sequence,
+            "data_set_id": feeds.signals.data_set_id,
             "calls_in_flight": in_flight.total,
             "redis": "away" if shared_state.away else "up",
             "database_connections": database.connections_in_use(),
@@ -161,7 +154,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
 
     async def start() -> None:
         nonlocal serving, port
-        await feed.ready.wait()
+        await feeds.ready()
         port = await server.start()
         health.set_serving(True)
         serving = True
@@ -171,7 +164,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
     async def drain() -> None:
         nonlocal serving
         serving = False
-        log.info("draining", calls=in_flight.total, streams=len(streams))
+        log.info("draining", calls=in_flight.total, streams=metrics.open_streams)
         await server.drain(settings.drain_seconds, settings.grace_seconds)
 
     try:
@@ -179,12 +172,8 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
             await run_until_stopped(
                 stop,
                 [
-                    ("signal feed", feed.run()),
-                    ("quote feed", quotes.run()),
-                    ("feed statuses", statuses.run()),
-                    ("stream wheel", streams.run()),
+                    ("feeds", feeds.run()),
                     ("authenticator", authenticator.run()),
-                    ("wake-ups", WakeUps(database.dsn, on_wake).run()),
                     ("server", start()),
                 ],
                 drain,

@@ -1,6 +1,7 @@
 """The feeds of a serving process as one part: what runs, what wakes it, how it goes down."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 
 from oddstream_server.application.ports import Catalog, Clock, SignalLog, TickReader
 from oddstream_server.feed.feed_statuses import FeedStatuses
@@ -12,7 +13,10 @@ from oddstream_server.feed.streams import StreamLimits, StreamRegistry
 
 
 class LiveFeeds:
-    """:meth:`run` follows the log, the quotes and the venues' states over one listening connection."""
+    """:meth:`run` follows the log, the quotes and the venues' states over one listening connection.
+
+    :param also_wakes: by channel, what else of the process wants to hear of commits on the same connection.
+    """
 
     def __init__(
         self,
@@ -26,13 +30,19 @@ class LiveFeeds:
         stream_limits: StreamLimits | None = None,
         signal_limits: FeedLimits | None = None,
         quote_limits: QuoteLimits | None = None,
+        also_wakes: Mapping[str, Callable[[], None]] | None = None,
     ) -> None:
         self.registry = StreamRegistry(clock, observer, stream_limits)
         self.statuses = FeedStatuses(log.feed_statuses, self.registry.wake_all)
         self.signals = SignalFeed(log, signal_codec, self.registry, self.statuses, clock, signal_limits)
         self.quotes = QuoteFeed(ticks, catalog, quote_codec, self.registry, self.statuses, clock, quote_limits)
         self._wake_ups = log.wake_ups(self.wake)
-        self._wakes = {"signals": self.signals.wake, "quotes": self.quotes.wake, "feed": self.statuses.wake}
+        self._wakes = {
+            **(also_wakes or {}),
+            "signals": self.signals.wake,
+            "quotes": self.quotes.wake,
+            "feed": self.statuses.wake,
+        }
 
     def wake(self, channel: str) -> None:
         """Something was committed; channels that are none of the feeds' are ignored."""
