@@ -75,9 +75,9 @@ def test_one_leg_reads_as_an_order():
 
 def test_a_basket_reads_as_the_sum_of_its_limits():
     same = a_signal(legs=[a_leg(i, "Yes", p) for i, p in enumerate((200_000, 310_000, 420_000))])
-    assert words.to_do(same) == 'BUY "Yes" of 3 markets, together ≤ 0.93 × 120'
+    assert words.to_do(same) == 'BUY 3 "Yes", sum ≤ 0.93 × 120'
     named = a_signal(legs=[a_leg(0, "A", 200_000), a_leg(1, "B", 310_000)])
-    assert words.to_do(named) == 'BUY 2 legs, together ≤ 0.51 × 120: "A" 0.2 + "B" 0.31'
+    assert words.to_do(named) == 'BUY 2 legs, sum ≤ 0.51 × 120: "A" 0.2 + "B" 0.31'
     mixed = a_signal(legs=[a_leg(0, "A"), a_leg(1, "B", action=signal_pb2.LEG_ACTION_SELL)])
     assert words.to_do(mixed) == '2 legs: BUY "A" ≤ 0.43 × 120 + SELL "B" ≥ 0.43 × 120'
     assert words.to_do(signal_pb2.Signal()) == "nothing to trade"

@@ -130,9 +130,9 @@ def to_do(signal: signal_pb2.Signal) -> str:
     if len(actions) == 1:
         verb = word(signal_pb2.LegAction, legs[0].action)
         if len(labels) == 1:
-            return f'{verb} "{legs[0].outcome_label}" of {len(legs)} markets, together {_bound(legs[0])} {total}{size}'
+            return f'{verb} {len(legs)} "{legs[0].outcome_label}", sum {_bound(legs[0])} {total}{size}'
         names = " + ".join(f'"{leg.outcome_label}" {decimal(leg.limit_price_micros)}' for leg in legs)
-        return f"{verb} {len(legs)} legs, together {_bound(legs[0])} {total}{size}: {names}"
+        return f"{verb} {len(legs)} legs, sum {_bound(legs[0])} {total}{size}: {names}"
     return f"{len(legs)} legs: " + " + ".join(f"{_order(leg)}{_size(leg)}" for leg in legs)
 
 

@@ -9,7 +9,7 @@ from oddstream.cli import checking, json_lines
 from oddstream.cli.commands.choices import SignalStateChoice, VenueChoice, micros, signal_states, venues
 from oddstream.cli.commands.markets import order_book
 from oddstream.cli.commands.watching import WatchOptions, watch_lines, watch_table
-from oddstream.cli.session import Session, say, with_session
+from oddstream.cli.session import Session, say, usage_error, with_session
 from oddstream.cli.views.signals import signal_page, signals_table
 from oddstream.client import Client
 from oddstream.errors import InvalidArgument, NotFound
@@ -106,7 +106,10 @@ def watch_signals(
         checkpoint=checkpoint,
         include_simulated=simulated,
     )
-    if session.as_json:
+    console = session.console()
+    if not session.as_json and not console.is_terminal:
+        usage_error("a live table needs a terminal", "leave --output away for JSON lines")
+    if session.as_json or console.is_dumb_terminal:
         watch_lines(session, options)
     else:
         watch_table(session, options)

@@ -101,21 +101,23 @@ def watch_lines(session: Session, options: WatchOptions) -> None:
 
 
 def _reader_is_gone(timeout_ms: int | None) -> bool:
+    """:param timeout_ms: how long to wait for that; None for ever."""
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):  # an embedding program put something without a file in its place
+        return False
     return any(state & (select.POLLERR | select.POLLNVAL) for _, state in poll.poll(timeout_ms))
 
 
 def _close_with_reader(opened: SignalWatch) -> None:
     """End the watch when the pipe's reader ends, even while no event comes that could run into it."""
-    with contextlib.suppress(OSError, ValueError):  # stdout may be no file at all, as under a test runner
-        sys.stdout.fileno()
 
-        def wait() -> None:
-            if _reader_is_gone(None):
-                opened.close()
+    def wait() -> None:
+        if _reader_is_gone(None):
+            opened.close()
 
-        threading.Thread(target=wait, name="pipe's reader", daemon=True).start()
+    threading.Thread(target=wait, name="pipe's reader", daemon=True).start()
 
 
 class _Screen:

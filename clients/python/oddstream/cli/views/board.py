@@ -13,7 +13,7 @@ from oddstream.cli.views.tables import KEEP, MARK_STYLE, RIGHT, rows_table
 from oddstream.v1 import feed_status_pb2, signal_pb2, signal_service_pb2
 
 FADE_US = 5_000_000
-WIDE_COLUMNS = 110
+WIDE_COLUMNS, KIND_COLUMNS = 130, 150
 
 _ENDED = {
     signal_pb2.SIGNAL_EVENT_TYPE_SUPERSEDED,
@@ -106,11 +106,12 @@ class Board:
         wide = columns >= WIDE_COLUMNS
         banners = [*self._break_banner(now_us), *self._feed_banners(now_us)]
         newest = sorted(self.rows.values(), key=lambda row: row.event.sequence, reverse=True)
-        space = max(1, lines - 5 - len(banners))
+        taken = sum(-(-len(banner.plain) // columns) for banner in banners)
+        space = max(1, lines - 6 - taken)
         fitting = newest[: space if wide else max(1, space // 2)]
         parts: list[RenderableType] = [self._head_line(), *banners]
         if fitting:
-            parts.append(self._table(fitting, now_us, wide))
+            parts.append(self._table(fitting, now_us, columns))
             if len(newest) > len(fitting):
                 parts.append(Text(f"and {len(newest) - len(fitting)} more: a taller window shows them", style="dim"))
         elif self.connected:
@@ -138,30 +139,30 @@ class Board:
             yield Text(f"Connecting to {self.target} …", style="yellow")
             return
         wait = max(0, self.next_try_us - now_us) // 1_000_000
-        goes_on = "; it resumes where it stopped" if self.ever_connected else "; is the server running? `make run`"
-        yield Text(
-            f"RECONNECTING  {self.break_words}, next try in {wait}s{goes_on}",
-            style="bold yellow",
-            no_wrap=True,
-            overflow="ellipsis",
+        notice = (
+            f"RECONNECTING  {self.break_words}, next try in {wait}s; it resumes where it stopped"
+            if self.ever_connected
+            else f"NOT CONNECTED  {self.break_words}, next try in {wait}s; is the server running? `make run` starts one"
         )
+        yield Text(notice, style="bold yellow")
 
     def _feed_banners(self, now_us: int) -> Iterable[Text]:
         for venue, status in sorted(self.feeds.items()):
             if status.state != feed_status_pb2.FEED_STATE_LIVE:
                 text = feed_words(venue, status, now_us + self.clock_offset_us)
-                yield Text(text, style="bold red", no_wrap=True, overflow="ellipsis")
+                yield Text(text, style="bold red")
 
-    def _table(self, rows: list[_Row], now_us: int, wide: bool) -> Table:
+    def _table(self, rows: list[_Row], now_us: int, columns: int) -> Table:
+        wide, with_kind = columns >= WIDE_COLUMNS, columns >= KIND_COLUMNS
         server_us = now_us + self.clock_offset_us
-        what: tuple[str, dict[str, object]] = ("what to do", {**KEEP, "ratio": 1})
+        what: tuple[str, dict[str, object]] = ("what to do", {**KEEP, "ratio": 3})
         if wide:
             table = rows_table(
                 ("age", RIGHT),
                 "venue",
                 what,
-                ("about", {**KEEP, "ratio": 1}),
-                "kind",
+                ("about", {**KEEP, "ratio": 2}),
+                *(["kind"] if with_kind else []),
                 ("net edge", RIGHT),
                 ("strength", RIGHT),
                 ("left", RIGHT),
@@ -172,7 +173,8 @@ class Board:
             table = rows_table(("age", RIGHT), "venue", what, ("edge", RIGHT), ("str", RIGHT), ("left", RIGHT), "state")
         table.expand = True
         for row in rows:
-            table.add_row(*(_wide_cells if wide else _narrow_cells)(row, server_us, self.titles))
+            cells = _wide_cells(row, server_us, self.titles, with_kind) if wide else None
+            table.add_row(*(cells or _narrow_cells(row, server_us, self.titles)))
         return table
 
 
@@ -220,7 +222,7 @@ def _subject(signal: signal_pb2.Signal, titles: dict[str, str]) -> str:
     return titles.get(signal.subject_id) or signal.subject_id
 
 
-def _wide_cells(row: _Row, server_us: int, titles: dict[str, str]) -> list[Text]:
+def _wide_cells(row: _Row, server_us: int, titles: dict[str, str], with_kind: bool) -> list[Text]:
     signal = row.event.signal
     state = _state(row, server_us)
     if why := why_ended(signal):
@@ -230,7 +232,7 @@ def _wide_cells(row: _Row, server_us: int, titles: dict[str, str]) -> list[Text]
         Text(words.venue(signal.legs[0].venue) if signal.legs else "-"),
         what_to_do(signal),
         Text(_subject(signal, titles)),
-        Text(signal.kind),
+        *([Text(signal.kind)] if with_kind else []),
         Text(edge(signal)),
         Text(f"{signal.strength:.2f}"),
         Text(_left(row, server_us, short=False)),

@@ -140,8 +140,8 @@ def _order_rules(market: market_pb2.Market) -> Table:
     return facts(
         [
             ("prices of outcome 0", ranges or "not known: no order can be written"),
-            ("minimum size", f"{words.decimal(market.minimum_size_micros)} contracts"),
-            ("size step", f"{words.decimal(market.size_step_micros)} contracts"),
+            ("minimum size", _contracts(market.minimum_size_micros)),
+            ("size step", _contracts(market.size_step_micros)),
             ("payout", f"{words.decimal(market.payout_micros)} USD a winning contract"),
             ("neg risk", "yes: orders are signed for the neg-risk exchange" if market.neg_risk else None),
             (
@@ -150,6 +150,10 @@ def _order_rules(market: market_pb2.Market) -> Table:
             ),
         ]
     )
+
+
+def _contracts(micros: int) -> str:
+    return f"{words.decimal(micros)} contract{'' if micros == words.MICROS else 's'}"
 
 
 def _fees(market: market_pb2.Market, now_us: int) -> list[RenderableType]:
@@ -252,7 +256,7 @@ def book_parts(
     parts.append(table)
     hidden = max(len(book.bids), len(book.asks)) - levels
     if hidden > 0:
-        parts.append(Text(f"and {hidden} more levels: --levels shows them", style="dim"))
+        parts.append(Text(f"and {hidden} more: --levels shows them", style="dim"))
     return parts
 
 

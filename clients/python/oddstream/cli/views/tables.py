@@ -11,7 +11,7 @@ MARK_STYLE = "bold magenta"
 
 def rows_table(*headings: str | tuple[str, dict[str, object]]) -> Table:
     """A table without frame; a heading may come with arguments of ``add_column``."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold", expand=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", expand=False)
     for heading in headings:
         name, options = (heading, {}) if isinstance(heading, str) else heading
         table.add_column(name, **options)  # type: ignore[arg-type]  # rich's own keywords by name
