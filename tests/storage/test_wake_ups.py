@@ -40,14 +40,12 @@ async def every_kind(queue: "asyncio.Queue[str]") -> None:
 
 async def test_each_kind_of_commit_wakes_its_readers(
     samples: Any,
-    heard: "asyncio.Queue[str]",
     pipeline: PostgresPipelineStore,
-    lease: Lease,
+    lease: Lease,  # before the listener, which would hear of it
+    heard: "asyncio.Queue[str]",
     database: Database,
     log: SignalLogStore,
 ) -> None:
-    while not heard.empty():
-        heard.get_nowait()
     await pipeline.append_events(lease, [samples.created("a")])
     assert await heard.get() == "signals"
     await pipeline.append_events(lease, [samples.created("a")])
@@ -121,6 +119,27 @@ async def test_a_connection_that_went_deaf_is_found_out_by_its_ping(
         relay.deaf = True
         await every_kind(queue)
         assert relay.connections > 1
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await relay.close()
+        server.close()
+        await server.wait_closed()
+
+
+async def test_a_listener_waits_for_a_database_that_is_not_there_yet(
+    postgres_address: PostgresAddress, database_dsn: str
+) -> None:
+    relay = Relay(postgres_address.sockets / f".s.PGSQL.{postgres_address.port}")
+    with tempfile.TemporaryDirectory() as folder:
+        dsn = make_url(database_dsn).set(query={"host": folder, "port": "5432"})
+        queue: asyncio.Queue[str] = asyncio.Queue()
+        wake_ups = WakeUps(dsn.render_as_string(hide_password=False), queue.put_nowait)
+        listening = asyncio.create_task(wake_ups.run())
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await queue.get()
+        server = await asyncio.start_unix_server(relay.serve, Path(folder) / ".s.PGSQL.5432")
+        await every_kind(queue)
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
         await relay.close()
