@@ -20,9 +20,3 @@ class RecentlySeen:
         if len(self._counts) > self._capacity:
             self._counts.popitem(last=False)
         return before
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._counts
-
-    def __len__(self) -> int:
-        return len(self._counts)

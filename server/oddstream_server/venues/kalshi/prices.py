@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from oddstream_server.domain.market import Market
 from oddstream_server.domain.money import MICROS
 from oddstream_server.venues.decimals import cents, micros
 from oddstream_server.venues.rows import QuarantineReason, RowError
@@ -48,7 +47,3 @@ def optional_count(row: Mapping[str, Any], name: str) -> int | None:
 
 def market_key(ticker: str) -> str:
     return f"kalshi:{ticker}"
-
-
-def ticker_of(market: Market) -> str:
-    return market.venue_market_id

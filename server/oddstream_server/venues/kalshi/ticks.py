@@ -9,7 +9,7 @@ from oddstream_server.domain.quote import Quote, SourceKind, TickSource, Trade
 from oddstream_server.venues.books import PriceLevels
 from oddstream_server.venues.decimals import cents, micros
 from oddstream_server.venues.digests import signed_key
-from oddstream_server.venues.kalshi.prices import in_range, market_key, optional_count, optional_price
+from oddstream_server.venues.kalshi.prices import in_range, market_key, optional_count, optional_price, price
 from oddstream_server.venues.rows import QuarantineReason, RowError, as_list, as_object, flag, optional_text, text
 from oddstream_server.venues.times import iso_us, milliseconds_us, seconds_us
 
@@ -25,13 +25,13 @@ def levels(side: object, field: str, in_cents: bool = False) -> Iterable[tuple[i
     for level in as_list(side, field):
         if not isinstance(level, list) or len(level) != 2:
             raise RowError(QuarantineReason.FIELD_TYPE, f"a level of {field} must be [price, size]")
-        price = cents(level[0], field) if in_cents else micros(level[0], field)
+        level_price = cents(level[0], field) if in_cents else micros(level[0], field)
         size = micros(level[1], field)
-        if not 0 < price < MICROS:
+        if not 0 < level_price < MICROS:
             raise RowError(QuarantineReason.PRICE_OUT_OF_RANGE, f"a price of {field} is not between 0 and the payout")
         if size < 0:
             raise RowError(QuarantineReason.SIZE_OUT_OF_RANGE, f"a size of {field} is negative")
-        result.append((price, size))
+        result.append((level_price, size))
     return result
 
 
@@ -40,7 +40,7 @@ def price_levels(yes: Iterable[tuple[int, int]], no: Iterable[tuple[int, int]], 
 
     :param use_yes_price: True where the NO side already comes in YES prices.
     """
-    return PriceLevels(yes, no if use_yes_price else [(MICROS - price, size) for price, size in no])
+    return PriceLevels(yes, no if use_yes_price else [(MICROS - bid, size) for bid, size in no])
 
 
 def rest_book(body: object) -> PriceLevels:
@@ -91,10 +91,7 @@ def polled_quote(row: Mapping[str, Any], source: TickSource, slot: int, receive_
 
 
 def _side(row: Mapping[str, Any], name: str) -> int | None:
-    value = optional_price(row, name)
-    if value is None:
-        raise RowError(QuarantineReason.FIELD_MISSING, f"neither {name}_dollars nor {name} is there")
-    in_range(value, name)
+    value = price(row, name)
     return value if 0 < value < MICROS else None
 
 
