@@ -16,7 +16,7 @@ from oddstream_server.application.keys.key_format import KeyMode, checksum, gene
 from oddstream_server.application.request import current_request
 from oddstream_server.domain.principal import Role, Scopes
 from oddstream_server.interceptors.assembly import ChainSettings
-from tests.grpc.running_server import CONTRACT, PEPPERS, World, bearer, failure_of, now_us, running
+from tests.grpc.running_server import CONTRACT, PEPPERS, World, bearer, failure_of, now_us, read_failure, running
 
 LIST = "/oddstream.v1.MarketService/ListMarkets"
 
@@ -180,6 +180,33 @@ async def test_a_revoked_key_ends_a_busy_stream_too() -> None:
         failure = await failure_of(stream)
         assert time.monotonic() - began < 5
         assert failure.reason == "CREDENTIAL_REVOKED"
+
+
+async def test_a_revoked_key_ends_a_stream_whose_client_does_not_read() -> None:
+    left = asyncio.Event()
+
+    async def flood(request: Any, context: Any) -> None:
+        try:
+            while True:
+                await context.write(b"\x0a" + b"\x80\x80\x04" + bytes(65536))
+        finally:
+            left.set()
+
+    world = World(watch_signals=flood)
+    async with running(world) as server:
+        stream = server.channel.unary_stream("/oddstream.v1.SignalService/WatchSignals")(b"", metadata=server.auth)
+        messages = aiter(stream)
+        await anext(messages)
+        await asyncio.sleep(0.5)  # until the transport's buffers are full and the handler hangs in a write
+        assert not left.is_set()
+        await world.keys.revoke(server.key.key.key_id, now_us())
+        server.authenticator.forget()
+        async with asyncio.timeout(5):
+            await left.wait()
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            async for _ in messages:
+                pass
+        assert read_failure(ended.value).reason == "CREDENTIAL_REVOKED"
 
 
 async def test_other_keys_streams_go_on_when_one_key_is_revoked() -> None:

@@ -1,6 +1,7 @@
 """Callers without a good key, limited by their address: guessing keys and knocking cost little and get nowhere."""
 
 import ipaddress
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from oddstream_server.application.keys.authentication import Authenticator, bearer_token
@@ -56,6 +57,7 @@ class PeerLimitInterceptor:
         )
 
 
+@lru_cache(maxsize=4096)
 def _bucket_of(address: str) -> str:
     """One home of IPv6 holds a whole /64, so that is what counts as an address."""
     if ":" not in address:

@@ -5,6 +5,7 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
@@ -75,6 +76,7 @@ def traceparent_of(given: str | None) -> str:
     return f"00-{trace_id}-{secrets.token_hex(8)}-{flags}"
 
 
+@lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
     """The /24 or /48 of an address: enough to see who floods, and not a person's address."""
     try:

@@ -27,8 +27,6 @@ log = structlog.get_logger()
 CACHE_SECONDS = 5.0
 RECHECK_SECONDS = 2.0
 """How often the keys of open streams are read again. With the reading itself it stays below the five seconds."""
-LATE_SECONDS = 1.0
-"""How much later than noticed a stream is cut from outside."""
 READ_SECONDS = 3.0
 """A restart of the database is waited out by the store itself; this is for one that hangs."""
 TOUCH_SECONDS = 60.0
@@ -145,9 +143,7 @@ class Authenticator:
     def watching(self, principal: Principal, on_end: OnEnd) -> Iterator[None]:
         """While the block lasts, call ``on_end`` once when the principal's key is found revoked or expired.
 
-        It is called a second late: a stream that looks after itself has said its ``closing`` by then, and this is for
-        those that don't, or that hang in a write. While the key store is away nobody is cut, since nothing can be
-        revoked in it, and nothing new can be read either.
+        While the key store is away nobody is cut: nothing can be revoked in it, and nothing new can be read either.
         """
         key_id = principal.key_id
         if key_id is None:
@@ -190,7 +186,7 @@ class Authenticator:
         if stored is None or self._revoked_or_expired(stored):
             error = Unauthenticated("the key of this stream was revoked or has expired", reason="CREDENTIAL_REVOKED")
             for on_end in self._watched.pop(key_id, ()):
-                asyncio.get_running_loop().call_later(LATE_SECONDS, on_end, error)
+                on_end(error)
 
     async def _touch(self) -> None:
         if not self._used or self._monotonic() - self._touched_at < TOUCH_SECONDS:
