@@ -88,6 +88,7 @@ class PipelineMetrics:
         self._last_batch_us: int | None = None
         self._statuses: dict[Venue, FeedStatus] = {}
         self._gaps: dict[Venue, int] = {}
+        self._received_us: dict[Venue, int] = {}
         self._is_paused = False
 
     def leading(self, epoch: int | None) -> None:
@@ -113,6 +114,9 @@ class PipelineMetrics:
 
     def tick_age(self, age_us: int) -> None:
         self._tick_age_seconds.observe(age_us / 1e6)
+
+    def data_received(self, venue: Venue, receive_time_us: int) -> None:
+        self._received_us[venue] = max(receive_time_us, self._received_us.get(venue, 0))
 
     def store_retried(self) -> None:
         self._retries.inc()
@@ -176,7 +180,9 @@ class PipelineMetrics:
 
     def _venue_state(self, venue: Venue) -> dict[str, Any]:
         status = self._statuses.get(venue)
+        received_us = self._received_us.get(venue)
         return {
+            "last_receive_age_us": None if received_us is None else max(0, self._now_us() - received_us),
             "state": status.state.value if status else FeedState.DOWN.value,
             "epoch": status.epoch if status else None,
             "detail": status.detail if status else "not yet connected",

@@ -169,6 +169,8 @@ class Ingest:
         )
         if ticks:
             self._observer.tick_age(now_us - ticks[0].receive_time_us)
+            for venue, latest_us in {tick.source.venue: tick.receive_time_us for tick in ticks}.items():
+                self._observer.data_received(venue, latest_us)
         if self._books is not None:
             self._books.mark(tick.market_id for tick in ticks if isinstance(tick, Quote))
 

@@ -116,6 +116,16 @@ def test_a_revision_takes_the_place_of_the_one_before():
     )
     text = " ".join(shown(board, 140))
     assert "1 open" in text
+    assert "≤ 0.44" in text
+    assert "≤ 0.43" not in text
+
+
+def test_a_row_keeps_its_place_when_it_is_revised():
+    board = a_board(*(an_event(n, a_signal(n, legs=[a_leg(label=f"L{n}")])) for n in (1, 2)))
+    board.take_event(an_event(3, a_signal(1, revision=2), signal_pb2.SIGNAL_EVENT_TYPE_REVISED), NOW_US)
+    first, second = [line for line in shown(board, 80) if "BUY" in line]
+    assert '"L2"' in first
+    assert '"Lakers"' in second
 
 
 def test_time_left_and_expiry_go_by_the_server_s_clock():

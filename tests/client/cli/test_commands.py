@@ -84,7 +84,7 @@ def test_strategies_are_listed_and_shown(run):
 @pytest.mark.parametrize(
     ("arguments", "changes", "said"),
     [
-        (("markets", "show", "kalshi:GONE"), {}, ["no market has this id [MARKET_NOT_FOUND]", "Way out: `oddstream ma"]),
+        (("markets", "show", "kalshi:GONE"), {}, ["no market has this id [MARKET_NOT_FOUND]", "Way out: `oddstream m"]),
         (("markets", "show", "nonsense"), {}, ["[INVALID_FIELD]", "market_id: <venue>:<id>"]),
         (("signals", "show", sig(2)), {}, ["[SIGNAL_NOT_FOUND]"]),
         (("signals", "list"), {"ODDSTREAM_API_KEY": None}, ["[API_KEY_MISSING]", "Way out: set ODDSTREAM_API_KEY"]),

@@ -228,7 +228,14 @@ PIPELINE = {
         }
     },
 }
-SERVE = {"ready": True, "streams": 3, "head_sequence": 1_234, "reader_sequence": 1_230, "redis": "up", "database": True}
+SERVE = {
+    "ready": True,
+    "streams": {"signals": 3, "quotes": 0},
+    "head_sequence": 1_230,
+    "redis": "up",
+    "database_connections": 1,
+    "database_connections_maximum": 10,
+}
 
 
 def a_view(operations=None, stream=None):
@@ -261,7 +268,7 @@ def test_the_status_shows_feeds_breakers_leader_queue_and_lag(columns):
         "lease epoch 4",
         "queue 12 of 1,000",
         "last batch 250ms ago",
-        "serve-0 ready 3 1,234 4 up up",
+        "serve-0 ready 3 signals, 0 quotes 1,230 4 1 of 10 busy up",
     ):
         assert part in text
 
@@ -281,6 +288,14 @@ def test_the_status_goes_on_with_workers_that_do_not_answer_and_fields_that_are_
     assert "the pipeline worker doesn't answer" in text
     assert "serve-0 not answering" in text
     assert "serve-1 not ready" in text
+
+
+def test_a_paused_ingest_and_an_older_form_of_a_worker_s_state_are_shown():
+    serve = {"ready": True, "streams": 2, "database": False, "redis": "away"}
+    operations = {"ready": True, "workers": {"serve-0": serve, "pipeline": {"ready": True, "ingest_paused": True}}}
+    text = flat(status_page(a_view(operations), NOW_US, 80), 80)
+    assert "paused: the disk is almost full" in text
+    assert "serve-0 ready 2 - - down away" in text
 
 
 def a_strategy():

@@ -26,6 +26,8 @@ _ENDED = {
 @dataclass
 class _Row:
     event: signal_pb2.SignalEvent
+    first_sequence: int
+    """Of the opportunity on this board: a row keeps its place over revisions, so that it can be read."""
     ended_us: int | None = None
 
 
@@ -74,9 +76,9 @@ class Board:
         row = self.rows.get(opportunity)
         if event.type in _ENDED:
             if row is not None and row.ended_us is None:
-                self.rows[opportunity] = _Row(event, now_us)
+                self.rows[opportunity] = _Row(event, row.first_sequence, now_us)
         else:
-            self.rows[opportunity] = _Row(event)
+            self.rows[opportunity] = _Row(event, event.sequence if row is None else row.first_sequence)
 
     def drop_faded(self, now_us: int) -> None:
         """Forget what ended some seconds ago; expiry that the server has not told yet counts too."""
@@ -105,7 +107,7 @@ class Board:
         self.drop_faded(now_us)
         wide = columns >= WIDE_COLUMNS
         banners = [*self._break_banner(now_us), *self._feed_banners(now_us)]
-        newest = sorted(self.rows.values(), key=lambda row: row.event.sequence, reverse=True)
+        newest = sorted(self.rows.values(), key=lambda row: row.first_sequence, reverse=True)
         taken = sum(-(-len(banner.plain) // columns) for banner in banners)
         space = max(1, lines - 6 - taken)
         fitting = newest[: space if wide else max(1, space // 2)]

@@ -113,8 +113,8 @@ def _venues(view: SystemView, now_us: int, columns: int) -> RenderableType:
         table.add_row(
             name,
             Text(feed.upper(), "green" if feed.upper() == "LIVE" else "bold red"),
-            "never" if age_us is None else words.ago(age_us),
-            _shown(epoch),
+            "-" if age_us is None else words.ago(age_us),
+            "-" if epoch is None else str(epoch),
             _shown(state.get("gaps")),
             _breaker(state.get("breaker")),
             _shown(state.get("markets")),
@@ -150,6 +150,7 @@ def _pipeline(view: SystemView) -> RenderableType:
             ("leader", _good(state.get("leader"), "this server", "another server, or none yet")),
             ("lease epoch", state.get("epoch")),
             ("queue", filling),
+            ("ingest", Text("paused: the disk is almost full", "bold red") if state.get("ingest_paused") else None),
             ("last batch", None if batch_us is None else words.ago(batch_us)),
         ]
     )
@@ -159,20 +160,39 @@ def _serving(view: SystemView) -> RenderableType:
     workers = {name: state for name, state in view.workers.items() if name != "pipeline"}
     if not workers:
         return Text("only the operations port tells", style="yellow")
+    heads = {name: _whole(state.get("head_sequence")) for name, state in workers.items()}
+    furthest = max((head for head in heads.values() if head is not None), default=0)
+    if view.stream is not None:
+        furthest = max(furthest, view.stream.head_sequence)
     table = rows_table("worker", "state", ("streams", RIGHT), ("head", RIGHT), ("behind", RIGHT), "database", "redis")
     for name, state in sorted(workers.items()):
-        head, reader = _whole(state.get("head_sequence")), _whole(state.get("reader_sequence"))
-        behind = "-" if head is None or reader is None else f"{max(0, head - reader):,}"
+        head = heads[name]
+        behind = "-" if head is None else f"{max(0, furthest - head):,}"
         table.add_row(
             name,
             _good(state.get("ready"), "ready", "not ready" if state else "not answering"),
-            _shown(state.get("streams")),
+            _streams(state.get("streams")),
             _shown(head),
             behind,
-            _part(state.get("database")),
+            _connections(state),
             _part(state.get("redis")),
         )
     return table
+
+
+def _streams(told: object) -> str:
+    """A number, or numbers by kind."""
+    if isinstance(told, Mapping):
+        return ", ".join(f"{_shown(count)} {kind}" for kind, count in told.items()) or "0"
+    return _shown(told)
+
+
+def _connections(state: Mapping[str, Any]) -> Text:
+    used, most = _whole(state.get("database_connections")), _whole(state.get("database_connections_maximum"))
+    if used is None:
+        return _part(state.get("database"))
+    full = most is not None and used >= most
+    return Text(f"{used} of {most} busy" if most else f"{used} busy", "yellow" if full else "")
 
 
 def _part(state: object) -> Text:

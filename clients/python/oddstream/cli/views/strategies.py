@@ -42,7 +42,10 @@ def strategy_page(strategy: strategy_pb2.Strategy, now_us: int) -> RenderableTyp
                 ("kind", f"{strategy.kind} version {strategy.kind_version}"),
                 ("runs", "yes" if strategy.enabled else "no"),
                 ("looks at", "all markets of an event together" if strategy.group else "each market for itself"),
-                ("warm-up", words.span(strategy.warm_up.ToMicroseconds())),
+                (
+                    "warm-up",
+                    words.span(strategy.warm_up.ToMicroseconds()) if strategy.warm_up.ToMicroseconds() else "none",
+                ),
                 ("strength", strategy.strength_map),
                 ("formula from", strategy.formula_source),
                 ("reads", ", ".join(strategy.input_columns)),
