@@ -142,6 +142,7 @@ async def test_frames_come_through_in_order_and_commands_go_out() -> None:
         for n in range(100):
             await socket.send_str(f"frame {n}")
         heard.append(await socket.receive_str())
+        await socket.receive()  # until the other side closes
 
     async with playing(side) as it:
         await until(lambda: len(it.sink.items) >= 100, "all frames came")
