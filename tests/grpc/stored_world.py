@@ -49,6 +49,7 @@ from oddstream_server.domain.signal import (
     content_id,
 )
 from oddstream_server.domain.strategy import StrategyDescription, StrategyOrigin, StrategyParameter
+from oddstream_server.interceptors.assembly import ChainSettings
 from oddstream_server.shared_state.books import RedisBookCache
 from oddstream_server.shared_state.connection import SharedState
 from oddstream_server.storage.catalog import CatalogStore
@@ -215,6 +216,7 @@ async def stored_world(database_url: str, redis_url: str) -> AsyncIterator[Store
     try:
         await _fill(catalog, PostgresPipelineStore(database, ticks))
         world = World(
+            settings=ChainSettings(units_per_minute=10_000_000),
             catalog=catalog,
             ticks=ticks,
             books=books,

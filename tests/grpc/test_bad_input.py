@@ -58,12 +58,18 @@ CASES = [
     *pages("ListEvents", market.ListEventsRequest()),
     Case("ListEvents", market.ListEventsRequest(filter=market.EventFilter(venues=[99])), "filter.venues[0]"),
     Case("ListEvents", market.ListEventsRequest(filter=market.EventFilter(venues=[0])), "filter.venues[0]"),
+    Case("ListEvents", market.ListEventsRequest(filter=market.EventFilter(text="a\0b")), "filter.text"),
     Case("GetEvent", market.GetEventRequest(), "event_id"),
     Case("GetEvent", market.GetEventRequest(event_id="nowhere:X"), "event_id"),
     *pages("ListMarkets", market.ListMarketsRequest()),
     Case("ListMarkets", market.ListMarketsRequest(filter=market.MarketFilter(venues=[1, 99])), "filter.venues[1]"),
     Case("ListMarkets", market.ListMarketsRequest(filter=market.MarketFilter(states=[77])), "filter.states[0]"),
     Case("ListMarkets", market.ListMarketsRequest(view=9), "view"),
+    Case(
+        "ListMarkets",
+        market.ListMarketsRequest(filter=market.MarketFilter(categories=["a", "\0"])),
+        "filter.categories[1]",
+    ),
     Case(
         "ListMarkets",
         market.ListMarketsRequest(filter=market.MarketFilter(close_time_range=BACKWARDS)),

@@ -34,7 +34,7 @@ class MarketService(market_service_pb2_grpc.MarketServiceServicer):
     async def ListEvents(
         self, request: market_service_pb2.ListEventsRequest, context: Context
     ) -> market_service_pb2.ListEventsResponse:
-        page = page_request(request)
+        page = page_request(request, str)
         found = await self._markets.list_events(as_market.event_filter(request.filter), page)
         return market_service_pb2.ListEventsResponse(
             events=map(as_market.event_message, found.items),
@@ -50,7 +50,7 @@ class MarketService(market_service_pb2_grpc.MarketServiceServicer):
     async def ListMarkets(
         self, request: market_service_pb2.ListMarketsRequest, context: Context
     ) -> market_service_pb2.ListMarketsResponse:
-        page = page_request(request)
+        page = page_request(request, str)
         found = await self._markets.list_markets(as_market.market_filter(request.filter), page)
         return market_service_pb2.ListMarketsResponse(
             markets=[self._message(market, request.view) for market in found.items],
@@ -86,7 +86,7 @@ class MarketService(market_service_pb2_grpc.MarketServiceServicer):
     async def ListQuotes(
         self, request: market_service_pb2.ListQuotesRequest, context: Context
     ) -> market_service_pb2.ListQuotesResponse:
-        page = page_request(request)
+        page = page_request(request, int, int)
         when = span(request.filter.receive_time_range, "filter.receive_time_range")
         found = await self._markets.list_quotes(request.filter.market_id, when, page)
         return market_service_pb2.ListQuotesResponse(
@@ -97,7 +97,7 @@ class MarketService(market_service_pb2_grpc.MarketServiceServicer):
     async def ListCandles(
         self, request: market_service_pb2.ListCandlesRequest, context: Context
     ) -> market_service_pb2.ListCandlesResponse:
-        page = page_request(request)
+        page = page_request(request, int)
         when = span(request.filter.start_time_range, "filter.start_time_range")
         (interval,) = chosen(as_tick.INTERVALS, [request.filter.interval], "filter.interval")
         found = await self._markets.list_candles(request.filter.market_id, interval, when, page)
@@ -109,7 +109,7 @@ class MarketService(market_service_pb2_grpc.MarketServiceServicer):
     async def ListTrades(
         self, request: market_service_pb2.ListTradesRequest, context: Context
     ) -> market_service_pb2.ListTradesResponse:
-        page = page_request(request)
+        page = page_request(request, int, int)
         when = span(request.filter.receive_time_range, "filter.receive_time_range")
         found = await self._markets.list_trades(
             request.filter.market_id, when, page, exclude_block=request.filter.exclude_block
@@ -122,7 +122,7 @@ class MarketService(market_service_pb2_grpc.MarketServiceServicer):
     async def ListMarketLinks(
         self, request: market_service_pb2.ListMarketLinksRequest, context: Context
     ) -> market_service_pb2.ListMarketLinksResponse:
-        page = page_request(request)
+        page = page_request(request, str)
         found = await self._markets.list_links(as_market.market_link_filter(request.filter), page)
         return market_service_pb2.ListMarketLinksResponse(
             market_links=map(as_market.market_link_message, found.items),

@@ -29,7 +29,7 @@ class SignalService(signal_service_pb2_grpc.SignalServiceServicer):
     async def ListSignals(
         self, request: signal_service_pb2.ListSignalsRequest, context: Context
     ) -> signal_service_pb2.ListSignalsResponse:
-        found = await self._signals.list_signals(signal_list_filter(request), page_request(request))
+        found = await self._signals.list_signals(signal_list_filter(request), page_request(request, int))
         full = request.view == signal_pb2.SIGNAL_VIEW_FULL
         return signal_service_pb2.ListSignalsResponse(
             signals=[stored_signal_message(signal, full=full) for signal in found.page.items],
@@ -52,7 +52,7 @@ class SignalService(signal_service_pb2_grpc.SignalServiceServicer):
     ) -> signal_service_pb2.ListStrategiesResponse:
         enabled = request.filter.enabled if request.filter.HasField("enabled") else None
         where = StrategyFilter(tuple(request.filter.kinds), enabled)
-        found = await self._signals.list_strategies(where, page_request(request))
+        found = await self._signals.list_strategies(where, page_request(request, str))
         return signal_service_pb2.ListStrategiesResponse(
             strategies=map(strategy_message, found.items),
             next_page_token=next_page_token(request, found.next_key),

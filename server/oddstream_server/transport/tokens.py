@@ -23,6 +23,7 @@ from oddstream_server.domain.errors import (
 from oddstream_server.transport.generated.token_pb2 import KeyPart, PageToken, ResumeToken
 
 _VERSION = 1
+_LAST_INSTANT_US = 253_402_300_800 * 1_000_000
 _PAGE, _RESUME = "p", "r"
 """The first letter: the two messages look alike on the wire, and one must never be read as the other."""
 _DIGEST_BYTES = 12
@@ -37,16 +38,17 @@ class ResumePoint:
     sequence: int
 
 
-def page_request(request: Message) -> PageRequest:
+def page_request(request: Message, *columns: type) -> PageRequest:
     """The page that a request asks for.
 
     :param request: a message with ``page_size`` and ``page_token``.
+    :param columns: types of the ordering columns, ``int`` or ``str``: a token that somebody made up has to fit as well.
     :raises InvalidArgument: PAGE_TOKEN_INVALID, or INVALID_FIELD for a negative size.
     :raises PageTokenMismatch: the other arguments have changed.
     """
     token: str = request.page_token  # type: ignore[attr-defined]  # every request with pages has both
     size: int = request.page_size  # type: ignore[attr-defined]
-    return PageRequest(page_size(size), _last_key(request, token) if token else None)
+    return PageRequest(page_size(size), _last_key(request, token, columns) if token else None)
 
 
 def next_page_token(request: Message, next_key: Key | None) -> str:
@@ -88,19 +90,26 @@ def resume_point(token: str, filter_digest: bytes) -> ResumePoint:
     return ResumePoint(opened.data_set_id, opened.sequence)
 
 
-def _last_key(request: Message, token: str) -> Key:
+def _last_key(request: Message, token: str, columns: tuple[type, ...]) -> Key:
     opened = PageToken()
-    if not _open(_PAGE, token, opened) or opened.version != _VERSION or not opened.last_key:
+    known = _open(_PAGE, token, opened) and opened.version == _VERSION
+    key = tuple(
+        part.integer_value if part.WhichOneof("value") == "integer_value" else part.text_value
+        for part in opened.last_key
+    )
+    if not known or tuple(map(type, key)) != columns or not all(map(_storable, key)):
         raise InvalidArgument(
             [FieldViolation("page_token", "is not a page token of this server; start again with an empty one")],
             reason="PAGE_TOKEN_INVALID",
         )
     if opened.arguments_digest != _arguments_digest(request):
         raise PageTokenMismatch
-    return tuple(
-        part.integer_value if part.WhichOneof("value") == "integer_value" else part.text_value
-        for part in opened.last_key
-    )
+    return key
+
+
+def _storable(part: str | int) -> bool:
+    """Within what a column can hold: an instant of the years up to 9999, a text without U+0000."""
+    return "\0" not in part if isinstance(part, str) else abs(part) < _LAST_INSTANT_US
 
 
 def _arguments_digest(request: Message) -> bytes:

@@ -26,6 +26,8 @@ from oddstream_server.transport.converters.values import (
     origin_of,
     span,
     timestamp,
+    word,
+    words,
 )
 
 MARKET_STATES = enum_table(MarketState, market_pb2.MarketState, "MARKET_STATE")
@@ -192,9 +194,9 @@ def market_link_message(link: MarketLink) -> market_link_pb2.MarketLink:
 def event_filter(given: market_service_pb2.EventFilter) -> EventFilter:
     return EventFilter(
         venues=chosen(VENUES, given.venues, "filter.venues"),
-        categories=tuple(given.categories),
-        series_ids=tuple(given.series_ids),
-        text=given.text,
+        categories=words(given.categories, "filter.categories"),
+        series_ids=words(given.series_ids, "filter.series_ids"),
+        text=word(given.text, "filter.text"),
     )
 
 
@@ -204,11 +206,11 @@ def market_filter(given: market_service_pb2.MarketFilter) -> MarketFilter:
         venues=chosen(VENUES, given.venues, "filter.venues"),
         event_ids=tuple(given.event_ids),
         states=chosen(MARKET_STATES, given.states, "filter.states"),
-        categories=tuple(given.categories),
-        series_ids=tuple(given.series_ids),
+        categories=words(given.categories, "filter.categories"),
+        series_ids=words(given.series_ids, "filter.series_ids"),
         close_time_from_us=closing.from_us,
         close_time_to_us=closing.to_us,
-        text=given.text,
+        text=word(given.text, "filter.text"),
     )
 
 

@@ -83,6 +83,24 @@ def chosen(table: dict[_E, Any], numbers: Iterable[int], field_name: str) -> tup
     return tuple(known[number] for number in numbers)
 
 
+def words(given: Iterable[str], field_name: str) -> tuple[str, ...]:
+    """Free texts of a filter.
+
+    :raises InvalidArgument: one holds U+0000, which no stored text can.
+    """
+    texts = tuple(given)
+    for index, text in enumerate(texts):
+        word(text, f"{field_name}[{index}]")
+    return texts
+
+
+def word(given: str, field_name: str) -> str:
+    """One free text; see :func:`words`."""
+    if "\0" in given:
+        raise InvalidArgument([FieldViolation(field_name, "must not contain U+0000; leave it out")])
+    return given
+
+
 def origin_of(venue: Venue) -> Any:
     """Of a market's own data: the simulated venue's never comes from a real one."""
     return DATA_ORIGINS[DataOrigin.SIMULATED if venue is Venue.SIMULATED else DataOrigin.LIVE]
