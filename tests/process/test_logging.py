@@ -16,6 +16,7 @@ with structlog.contextvars.bound_contextvars(correlation_id="c-1"):
     logging.getLogger("a.library").warning("its %s", "words")
 log.debug("quiet")
 log.warning("careful", authorization="Bearer planted", database_url="postgresql://u:planted@h", key_id="key_1")
+key = "ods_live_" + "planted"
 try:
     raise ValueError("inner")
 except ValueError:
@@ -53,6 +54,10 @@ def test_an_exception_carries_its_traceback_as_data():
     line = lines(None)[-1]
     assert line["event"] == "failed"
     assert line["exception"][0]["exc_type"] == "ValueError"  # type: ignore[index]  # a JSON array
+
+
+def test_the_variables_of_a_frame_are_never_written():
+    assert "planted" not in json.dumps(lines(None))
 
 
 def test_the_level_decides_and_a_log_file_is_closed_to_others(tmp_path):

@@ -12,7 +12,13 @@ from typing import Any
 import structlog
 
 # Not the default registry: what a library registers there by itself is not ours to promise.
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.embedded.keys import load_or_make_keys
@@ -79,6 +85,8 @@ def read_peppers(settings: Settings, *, database_is_new: bool = False) -> Pepper
 
 
 def new_registry() -> CollectorRegistry:
+    # The creation times would double the number of series, and nothing reads them.
+    disable_created_metrics()
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)

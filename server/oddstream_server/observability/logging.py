@@ -90,10 +90,15 @@ def configure_logging(*, level: str, json: bool, file: Path | None, process: str
         structlog.processors.StackInfoRenderer(),
         _drop_secrets,
     ]
+    # Never the locals of a frame: a key or a password may be one.
+    tracebacks = structlog.processors.ExceptionRenderer(
+        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    )
+    colors = file is None and sys.stderr.isatty()
     final: list[Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(serializer=_dumps)]
+        [tracebacks, structlog.processors.JSONRenderer(serializer=_dumps)]
         if json
-        else [structlog.dev.ConsoleRenderer(colors=file is None and sys.stderr.isatty())]
+        else [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
     )
     structlog.configure(
         processors=[*shared, *final],
