@@ -32,7 +32,6 @@ STATE: Final = np.dtype(
         ("last_epoch", np.int64),
         ("gap_count", np.int64),
         ("cursor", np.int64),
-        ("stale_after_us", np.int64),
         ("gaps_us", np.int64, (GAPS,)),
     ]
 )
@@ -68,9 +67,7 @@ def gate_step(state: Any, params: Any, row: Any, out: Any) -> None:
     :param out: ``shut`` (a :class:`Shut`) and ``void`` (1 where windows across this row are void).
     """
     now = row["receive_time_us"]
-    if state["last_time_us"] == 0:
-        state["stale_after_us"] = NEVER
-    else:
+    if state["last_time_us"] != 0:
         if row["epoch"] != state["last_epoch"]:
             out["void"] = 1
         gap = now - state["last_time_us"]
@@ -79,10 +76,6 @@ def gate_step(state: Any, params: Any, row: Any, out: Any) -> None:
             state["cursor"] = (state["cursor"] + 1) % GAPS
             if state["gap_count"] < GAPS:
                 state["gap_count"] += 1
-            if state["gap_count"] >= params["minimum_gaps"]:
-                known = np.sort(state["gaps_us"][: state["gap_count"]])
-                median = min(known[state["gap_count"] // 2], NEVER // 10_000)
-                state["stale_after_us"] = max(params["stale_gaps"] * median, params["stale_floor_us"])
     state["last_time_us"] = now
     state["last_epoch"] = row["epoch"]
     bid = row["bid_price_micros"]
@@ -92,6 +85,15 @@ def gate_step(state: Any, params: Any, row: Any, out: Any) -> None:
             out["shut"] = 1
         elif bid * 100 <= row["payout_micros"] and ask * 100 >= row["payout_micros"] * 99:
             out["shut"] = 2
+
+
+def stale_after_us(state: Any, params: Any) -> Any:
+    """From which age on the market's last quote is stale; :data:`NEVER` until enough gaps were seen."""
+    count = state["gap_count"]
+    if count < params["minimum_gaps"]:
+        return NEVER
+    median = min(np.sort(state["gaps_us"][:count])[count // 2], NEVER // 10_000)
+    return max(params["stale_gaps"] * median, params["stale_floor_us"])
 
 
 def shut_by_state(market: Market) -> Shut:
@@ -125,6 +127,9 @@ class Gate:
         self._out[0] = (0, 0)
         gate_step(state[0], self._params, self._row_record, self._out_record)
         return _SHUTS[self._out_record["shut"]], bool(self._out_record["void"])
+
+    def stale_after_us(self, state: Any) -> int:
+        return int(stale_after_us(state[0], self._params))
 
     def digest(self) -> str:
         return f"{VERSION}:{self.params.digest()}"

@@ -48,7 +48,7 @@ async def replayed_events(
     :param journal: facts as they were known; markets without one (imports) are taken from the catalog.
     :param on_ticks: told the number of ticks of each batch read.
     """
-    runner = StrategyRunner(strategies, origin=lambda _: DataOrigin.REPLAY)
+    runner = StrategyRunner(strategies, origin=lambda _: DataOrigin.REPLAY, checkpoints=False)
     changes = deque(journal.changes())
     known = set(journal.markets)
     waiting: list[Tick] = []

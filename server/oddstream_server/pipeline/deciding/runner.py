@@ -41,6 +41,7 @@ class StrategyRunner:
     :param origin: data origin of the signals of a venue.
     :param on_failure: told (strategy id, subject id, error) when a kernel raises. Its window is void then and its open
         opportunity ends; the other strategies and the batch go on.
+    :param checkpoints: False where decisions need no states and are never rolled back, as in a replay.
     :raises ValueError: the strategies have different gates: one gate judges a market for all of them.
     """
 
@@ -49,6 +50,7 @@ class StrategyRunner:
         strategies: Sequence[ConfiguredStrategy],
         origin: Callable[[Venue], DataOrigin] = origin_of,
         on_failure: Callable[[str, str, Exception], None] = lambda strategy_id, subject_id, error: None,
+        checkpoints: bool = True,
     ) -> None:
         if len({s.gate.digest() for s in strategies}) > 1:
             raise ValueError("all strategies of a runner have to share one gate's parameters")
@@ -60,6 +62,7 @@ class StrategyRunner:
         self._gate = self.strategies[0].gate if self.strategies else Gate(GateParams())
         self._origin = origin
         self._on_failure = on_failure
+        self._checkpoints = checkpoints
         self._reset()
 
     def _reset(self) -> None:
@@ -180,7 +183,7 @@ class StrategyRunner:
                 at_us = max(now_us, self.position_us(venue) + 1)
                 self._move_to(venue, at_us)
                 events += self._apply_offers(venue, at_us)
-        return Decision(tuple(events), tuple(self._states()))
+        return Decision(tuple(events), tuple(self._states()) if self._checkpoints else ())
 
     def _move_to(self, venue: Venue, instant_us: int) -> None:
         self._positions_us[venue.value] = max(self.position_us(venue), instant_us)
@@ -335,7 +338,7 @@ class StrategyRunner:
             return None
         slot = self._events.get(event_id)
         if slot is None and (event := self._known_events.get(event_id)) is not None:
-            slot = EventSlot(event, self._groups)
+            slot = EventSlot(event, self._groups, self._gate)
             self._undo.add_entry("events", self._events, event_id)
             self._events[event_id] = slot
             self._write_journal(self._journal.events, EVENTS_ID, event_id, event, at_us)
@@ -354,6 +357,8 @@ class StrategyRunner:
 
     def _touch_market(self, slot: MarketSlot) -> None:
         market_id = slot.market.market_id
+        if not self._checkpoints:
+            return
         if ("market", market_id) not in self._undo:
             self._undo.add("market", market_id, slot.snapshot())
         self._changed[GATE_ID, market_id] = None
@@ -362,6 +367,8 @@ class StrategyRunner:
 
     def _touch_event(self, slot: EventSlot) -> None:
         event_id = slot.event.event_id
+        if not self._checkpoints:
+            return
         if ("event", event_id) not in self._undo:
             self._undo.add("event", event_id, slot.snapshot())
         for strategy in self._groups:
@@ -407,7 +414,7 @@ class StrategyRunner:
                 slot.gate = self._gate.load_state(state.kernel)
                 slot.decode_quote(state.opportunities)
         for event_id, versions in self._journal.events.items():
-            self._events[event_id] = EventSlot(versions[-1][1], self._groups)
+            self._events[event_id] = EventSlot(versions[-1][1], self._groups, self._gate)
             self._events[event_id].lay_out(self._markets)
         for state in stored:
             if state.strategy_id in self._by_id:

@@ -10,7 +10,7 @@ import numpy as np
 from oddstream_server.domain.market import Declared, Event, Market, Venue
 from oddstream_server.domain.quote import Quote, SourceKind, TickSource
 from oddstream_server.domain.signal import SignalEvent, plain
-from oddstream_server.strategies.gate import Shut, shut_by_state
+from oddstream_server.strategies.gate import Gate, Shut, shut_by_state
 from oddstream_server.strategies.kernel import COLUMNS, MISSING
 from oddstream_server.strategies.registry import ConfiguredStrategy
 from oddstream_server.strategies.verdicts import Member, column_values
@@ -73,8 +73,9 @@ class MarketSlot:
 class EventSlot:
     """An event as known now, one as-of row a member, and the group strategies."""
 
-    def __init__(self, event: Event, strategies: Iterable[ConfiguredStrategy]) -> None:
+    def __init__(self, event: Event, strategies: Iterable[ConfiguredStrategy], gate: Gate) -> None:
         self.event = event
+        self._gate = gate
         self._strategies = tuple(strategies)
         self.runs: dict[str, Run] = {s.strategy_id: Run(s.kernel.new_state()) for s in self._strategies}
         self.members: tuple[str, ...] = ()
@@ -123,7 +124,7 @@ class EventSlot:
         self._slots[i] = slot
         self._write(i, values)
         self._shut[i] = int(slot.shut)
-        self._stale_from_us[i] = slot.quote.receive_time_us + slot.gate[0]["stale_after_us"]
+        self._stale_from_us[i] = slot.quote.receive_time_us + self._gate.stale_after_us(slot.gate)
 
     def _write(self, i: int, values: Mapping[str, int]) -> None:
         row = {
