@@ -86,7 +86,7 @@ def read_peppers(settings: Settings, *, database_is_new: bool = False) -> Pepper
 
 def new_registry() -> CollectorRegistry:
     # The creation times would double the number of series, and nothing reads them.
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the package is typed but for this
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
