@@ -9,6 +9,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
@@ -36,11 +37,16 @@ def die_with_parent(parent_pid: int, signum: signal.Signals = signal.SIGTERM) ->
         raise ParentGone(f"parent {parent_pid} is gone")
 
 
+SAME_WISH_SECONDS = 1.0
+"""A terminal, make and a shell's timeout may each pass the same Ctrl-C on: signals this close are one wish."""
+
+
 class StopSignal:
-    """An event that SIGTERM or SIGINT sets; a second signal ends the process at once."""
+    """An event that SIGTERM or SIGINT sets; another signal later ends the process at once."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._first_at = 0.0
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -56,9 +62,12 @@ class StopSignal:
             loop.remove_signal_handler(signum)
 
     def _on_signal(self, signum: int) -> None:
-        if self._event.is_set():
+        now = time.monotonic()
+        if self._event.is_set() and now - self._first_at > SAME_WISH_SECONDS:
             log.warning("stopping at once: a second signal came", signal=signal.Signals(signum).name)
             os._exit(130)
+        if not self._event.is_set():
+            self._first_at = now
         self._event.set()
 
     def set(self) -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -84,6 +85,29 @@ async def test_a_group_without_an_answering_serving_worker_is_not_ready(tmp_path
     state = await group.state()
     assert state["ready"] is False
     assert state["workers"] == {"serve-0": None}
+
+
+def test_one_ctrl_c_that_arrives_twice_is_one_wish_and_a_later_one_ends_the_process_at_once(tmp_path):
+    script = (
+        "import asyncio, os, signal, time\n"
+        "from oddstream_server import lifecycle\n"
+        "lifecycle.SAME_WISH_SECONDS = 0.2\n"
+        "async def main():\n"
+        "    with lifecycle.StopSignal() as stop:\n"
+        "        os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        await stop.wait()\n"
+        "        await asyncio.sleep(0.1)\n"
+        "        print('draining', flush=True)\n"
+        "        await asyncio.sleep(0.3)\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        await asyncio.sleep(5)\n"
+        "        print('drained', flush=True)\n"
+        "asyncio.run(main())\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert run.returncode == 130
+    assert "drained" not in run.stdout
+    assert "draining" in run.stdout
 
 
 async def test_closers_run_backwards_and_one_that_fails_or_hangs_stops_no_other():
