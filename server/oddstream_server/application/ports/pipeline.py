@@ -1,0 +1,112 @@
+"""The leader's writes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from oddstream_server.application.ports.venues import QuarantinedRow
+from oddstream_server.domain.market import (
+    Venue,
+)
+from oddstream_server.domain.quote import FeedStatus, Quote, Trade
+from oddstream_server.domain.signal import SignalEvent
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyState:
+    """A checkpoint: the kernel's state bytes and the tracker's open opportunities of one strategy on one subject."""
+
+    strategy_id: str
+    subject_id: str
+    kernel: bytes
+    opportunities: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the strategies make of a stored batch."""
+
+    events: tuple[SignalEvent, ...] = ()
+    """In order, without sequence."""
+    states: tuple[StrategyState, ...] = ()
+    """Only those that changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    quotes_inserted: int
+    trades_inserted: int
+    duplicates: int
+    ingest_sequence: int
+    """Head of the lane after the batch."""
+    events: tuple[SignalEvent, ...]
+    """As the log took them: numbered, known ones dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write, by number: a higher epoch fences every lower one off."""
+
+    epoch: int
+    holder: str
+    expire_time_us: int
+
+
+class Fenced(Exception):
+    """Another leader holds a higher epoch: stop writing at once; nothing of the transaction was kept."""
+
+
+class PipelineStore(Protocol):
+    """The leader's writes. Each method is one transaction."""
+
+    async def acquire_lease(self, holder: str, ttl_us: int) -> Lease | None:
+        """Take the leadership if it is free or run out, with a new epoch; None while another holds it."""
+        ...
+
+    async def renew_lease(self, lease: Lease, ttl_us: int) -> Lease:
+        """:raises Fenced: another holder took over."""
+        ...
+
+    async def release_lease(self, lease: Lease) -> None: ...
+
+    async def store_batch(
+        self,
+        lease: Lease,
+        ticks: Sequence[Quote | Trade],
+        decide: Callable[[Sequence[Quote | Trade]], Decision],
+    ) -> BatchResult:
+        """Store ticks once, let the strategies see the rows really inserted, keep what they decide, move the position.
+
+        Without ticks ``decide`` is called all the same (a market closed while no tick comes); where all ticks were
+        known already it is not.
+
+        ``decide`` gets the inserted ticks in order with their ingest sequences and must not do I/O. Candles, states,
+        events, head and position are in the same transaction.
+
+        :raises Fenced: the lease's epoch is no longer the head's; nothing was kept.
+        """
+        ...
+
+    async def append_events(self, lease: Lease, events: Sequence[SignalEvent]) -> tuple[SignalEvent, ...]:
+        """Append events outside of a batch (expiry, grading, halts); known ones are dropped."""
+        ...
+
+    async def load_states(self, strategy_ids: Sequence[str]) -> Sequence[StrategyState]: ...
+
+    async def active_signals(self) -> Sequence[SignalEvent]:
+        """The last CREATED or REVISED event of every opportunity that is still ACTIVE."""
+        ...
+
+    async def save_feed_status(self, status: FeedStatus) -> None: ...
+
+    async def quarantine(self, rows: Sequence[QuarantinedRow]) -> None: ...
+
+    async def begin_run(self, venue: Venue | None, stage: str, now_us: int) -> str:
+        """Record a pipeline run; answers its id (``run_...``)."""
+        ...
+
+    async def end_run(self, run_id: str, now_us: int, counts: Mapping[str, int], error: str | None = None) -> None: ...
+
+    async def prepare_partitions(self, now_us: int) -> Sequence[str]:
+        """Make the partitions of this month and the next two; answers the names of new ones."""
+        ...
