@@ -11,6 +11,8 @@ from oddstream_server.domain.quote import BookLevel
 from oddstream_server.venues.simulated.draws import Draws
 from oddstream_server.venues.simulated.profiles import Profile
 
+SIZE_STEP_MICROS = 10_000
+
 
 @cache
 def price_grid(ranges: tuple[PriceRange, ...], payout_micros: int = MICROS) -> tuple[int, ...]:
@@ -102,9 +104,9 @@ class Maker:
         return changes
 
     def take(self, buy: bool) -> tuple[list[Print], list[LevelChange]]:
-        """A taker's order against the book: through up to three levels."""
+        """A taker's order against the book: a quarter of a usual level's size, through up to three levels."""
         side = self.asks if buy else self.bids
-        left = self._size()
+        left = self._size() // 4 // SIZE_STEP_MICROS * SIZE_STEP_MICROS
         prints: list[Print] = []
         changes: list[LevelChange] = []
         for index in sorted(side, reverse=not buy)[:3]:
@@ -150,7 +152,7 @@ class Maker:
         hundredths = base * (75 + (word & 0xFF) * 50 // 255)
         if word >> 62:  # three of four orders are for whole contracts
             hundredths = max(100, hundredths // 100 * 100)
-        return hundredths * 10_000
+        return hundredths * SIZE_STEP_MICROS
 
     def _set(self, side: dict[int, int], bid: bool, index: int, size: int, changes: list[LevelChange]) -> None:
         if size:

@@ -39,15 +39,27 @@ def probability_above(level: int, threshold: int, deviation: int) -> int:
 
 
 class Path:
-    """One underlying from open to close; any instant can be read, in any order."""
+    """One underlying from open to close; any instant can be read, in any order.
 
-    __slots__ = ("_close_us", "_levels", "_open_us")
+    :param jump_variance_ppm: share of the variance that comes in jumps, of which ``jumps`` are expected.
+    :param quiet_time_ppm: the first share of the life, which has only ``quiet_variance_ppm`` of the variance, as before
+        a game begins; the rest has the rest.
+    """
+
+    __slots__ = ("_close_us", "_levels", "_open_us", "_quiet_time_ppm", "_quiet_variance_ppm")
 
     def __init__(
-        self, open_us: int, close_us: int, jump_variance_ppm: int, jumps: int, key: tuple[object, ...]
+        self,
+        open_us: int,
+        close_us: int,
+        jump_variance_ppm: int,
+        jumps: int,
+        key: tuple[object, ...],
+        quiet_time_ppm: int = 0,
+        quiet_variance_ppm: int = 0,
     ) -> None:
-        """:param jump_variance_ppm: share of the variance that comes in jumps, of which ``jumps`` are expected."""
         self._open_us, self._close_us = open_us, close_us
+        self._quiet_time_ppm, self._quiet_variance_ppm = quiet_time_ppm, quiet_variance_ppm
         # An array holds 32 KiB where a list of integers takes 160.
         self._levels = array("q", _levels(jump_variance_ppm, jumps, key).tobytes())
 
@@ -58,12 +70,21 @@ class Path:
     def at(self, instant_us: int) -> tuple[int, int]:
         """(level, standard deviation still ahead) at an instant, held at the ends outside of the life."""
         span = self._close_us - self._open_us
-        gone = min(max(instant_us - self._open_us, 0), span)
+        gone = self._spent(min(max(instant_us - self._open_us, 0), span), span)
         step, part = divmod(gone * STEPS, span)
         if step == STEPS:
             return self._levels[STEPS], 0
         low, high = self._levels[step], self._levels[step + 1]
         return low + (high - low) * part // span, math.isqrt((span - gone) * UNIT * UNIT // span)
+
+    def _spent(self, elapsed: int, span: int) -> int:
+        """How much of the variance is behind after a part of the life, in the life's own unit."""
+        quiet_time, quiet_variance = self._quiet_time_ppm, self._quiet_variance_ppm
+        kink = span * quiet_time // UNIT
+        if elapsed < kink:
+            return elapsed * quiet_variance // quiet_time
+        before = span * quiet_variance // UNIT
+        return before + (elapsed - kink) * (span - before) // (span - kink)
 
 
 def _levels(jump_variance_ppm: int, jumps: int, key: tuple[object, ...]) -> NDArray[np.int64]:

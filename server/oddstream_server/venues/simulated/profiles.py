@@ -1,13 +1,8 @@
 """How books of a kind of market behave, as parameters chosen against measured summary figures.
 
-``FAST``: eight recorded 15-minute bitcoin markets of Kalshi (May 2026, WebSocket), over all their seconds: spread mean
-1.0 cents, median 1; top of book changes every 22 ms in the median and 74 ms in the mean; the mid moves by 0.67 cents
-in the mean from second to second with a standard deviation of 1.7, and 1.2 % of the moves are beyond four deviations.
-``LADDER``: hourly bitcoin and ether brackets of Kalshi (July 2026): median spread of two-sided legs 3 cents, asks sum
-to 1 + 1.1 cents a leg, bids to 0.95. ``SPORTS``: moneylines of Polymarket US (one day of July 2026, a quote every
-123 s): median spread 2 cents, a fifth of the polls see a change, moves 0.32 cents in the mean with a deviation of 1.55,
-1.3 % beyond four deviations. The statistics module measures the same on both, and a test holds them within a factor of
-two.
+``FAST``: recorded 15-minute bitcoin markets of Kalshi; ``LADDER``: hourly brackets of Kalshi; ``SPORTS``: moneylines of
+Polymarket US and game winners of Kalshi. The figures stand with their sources in the statistics module, which measures
+the same on a simulated feed; a test holds each within a factor of two.
 """
 
 from dataclasses import dataclass
@@ -37,6 +32,9 @@ class Profile:
     jump_variance_ppm: int
     jumps: int
     """Share of an event's variance that comes in jumps, and how many of them are expected."""
+    quiet_time_ppm: int = 0
+    quiet_variance_ppm: int = 0
+    """The first share of an event's life and its share of the variance, as before a game begins."""
 
 
 FAST = Profile(
@@ -57,7 +55,7 @@ LADDER = Profile(
     change_long_us=6_000_000,
     long_share_ppm=300_000,
     trade_wait_us=45_000_000,
-    half_spread_micros=(6_000, 9_000, 12_000, 16_000),
+    half_spread_micros=(3_000, 5_000, 8_000, 12_000),
     respread_ppm=50_000,
     noise_micros=1_500,
     stickiness_micros=4_000,
@@ -70,13 +68,15 @@ SPORTS = Profile(
     change_long_us=60_000_000,
     long_share_ppm=500_000,
     trade_wait_us=240_000_000,
-    half_spread_micros=(5_000, 6_000, 8_000, 12_000),
+    half_spread_micros=(500, 500, 500, 500, 500, 20_000),
     respread_ppm=2_000,
     noise_micros=500,
-    stickiness_micros=8_000,
+    stickiness_micros=5_000,
     sizes=(10, 25, 60, 120, 250, 600, 1_500, 5_000),
-    jump_variance_ppm=930_000,
+    jump_variance_ppm=850_000,
     jumps=16,
+    quiet_time_ppm=700_000,
+    quiet_variance_ppm=50_000,
 )
 THIN = Profile(
     change_short_us=400_000,
@@ -90,5 +90,7 @@ THIN = Profile(
     sizes=(20, 40, 80, 150, 300),
     jump_variance_ppm=0,
     jumps=0,
+    quiet_time_ppm=900_000,
+    quiet_variance_ppm=100_000,
 )
 """Quiet books in which mispricings happen; made for trying bots, so measured against nothing."""

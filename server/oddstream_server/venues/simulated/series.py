@@ -24,6 +24,7 @@ from oddstream_server.domain.market import (
 from oddstream_server.domain.money import MICROS
 from oddstream_server.venues.simulated.config import SimulatedConfig
 from oddstream_server.venues.simulated.draws import Draws
+from oddstream_server.venues.simulated.maker import SIZE_STEP_MICROS
 from oddstream_server.venues.simulated.path import UNIT, Path
 from oddstream_server.venues.simulated.profiles import FAST, LADDER, SPORTS, THIN, Profile
 
@@ -50,7 +51,6 @@ SPORTS_FEES = (
         source=SOURCE,
     ),
 )
-SIZE_STEP_MICROS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,5 +312,14 @@ def listing(config: SimulatedConfig, series: Series, number: int) -> tuple[Listi
         exhaustiveness=Declared.YES if kind.exhaustive else Declared.NO,
         exhaustiveness_source=SOURCE,
     )
-    path = Path(open_us, close_us, kind.profile.jump_variance_ppm, kind.profile.jumps, (*key, "path"))
+    profile = kind.profile
+    path = Path(
+        open_us,
+        close_us,
+        profile.jump_variance_ppm,
+        profile.jumps,
+        (*key, "path"),
+        profile.quiet_time_ppm,
+        profile.quiet_variance_ppm,
+    )
     return Listing(series, number, open_us, close_us, event, markets, legs, path.end, void, amended), path

@@ -120,6 +120,7 @@ class World:
         self._events: dict[str, _LiveEvent] = {}
         self._markets: dict[str, _LiveMarket] = {}
         self._mispricing = Draws(config.seed, "mispricing", start_time_us)
+        self._single_next = True
         self._first: list[WorldItem] = []
         for series in self._series:
             number = series.number_at(start_time_us)
@@ -354,9 +355,12 @@ class World:
             for live, offset in self._mistake(event, time_us, edge)
             if live.maker.offset_micros == 0 and live.last_us != time_us
         ]
-        if not candidates:
+        # Single markets and baskets take turns, so that either kind is never far.
+        self._single_next = not self._single_next
+        turn = [c for c in candidates if (len(c[0].owner.markets) == 1) is self._single_next] or candidates
+        if not turn:
             return
-        live, offset = candidates[chosen % len(candidates)]
+        live, offset = turn[chosen % len(turn)]
         live.maker.offset_micros = offset
         self._changed(time_us, live, live.maker.requote(self._fair(live, time_us)), items)
         self._at(time_us + hold_us, _Action.RECOVER, live)
