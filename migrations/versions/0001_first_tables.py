@@ -252,9 +252,13 @@ CREATE TABLE quarantine (
     reason text NOT NULL,
     detail text NOT NULL,
     payload bytea NOT NULL,
-    receive_time timestamptz NOT NULL
+    payload_digest bytea NOT NULL,
+    receive_time timestamptz NOT NULL,
+    last_receive_time timestamptz NOT NULL,
+    times bigint NOT NULL DEFAULT 1,
+    UNIQUE (venue, source, reason, payload_digest)
 );
-CREATE INDEX quarantine_by_time ON quarantine (receive_time);
+CREATE INDEX quarantine_by_time ON quarantine (last_receive_time);
 
 CREATE TABLE pipeline_runs (
     run_id text COLLATE "C" PRIMARY KEY,

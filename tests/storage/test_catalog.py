@@ -148,6 +148,7 @@ async def test_each_filter_of_markets_takes_what_it_names(samples: Any, catalog:
     assert await found(text="RAIN par") == ["kalshi:A", "kalshi:B"]
     assert await found(text="finals' & !:* (lak") == ["polymarket:0x1"]
     assert await found(text="ain") == []
+    assert await found(text="%_'") == [], "signs alone begin no word"
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 53, 100])

@@ -1,5 +1,6 @@
 """What the pipeline tells about itself stays on record."""
 
+from dataclasses import replace
 from typing import Any
 
 from oddstream_server.application.ports import QuarantinedRow
@@ -29,17 +30,25 @@ async def test_a_run_is_recorded_with_its_counts_and_its_error(
     ]
 
 
-async def test_a_row_that_can_not_be_read_is_kept_and_cut_at_64_kib(
+async def test_a_row_that_can_not_be_read_is_kept_once_with_how_often_it_came_and_cut_at_64_kib(
     samples: Any, pipeline: PostgresPipelineStore, database: Database
 ) -> None:
     row = QuarantinedRow(
         Venue.POLYMARKET, "GET /markets", "price_out_of_range", "price 1.2", b"\x00{" * 60_000, samples.t0
     )
     await pipeline.quarantine([])
-    await pipeline.quarantine([row, row])
+    other = replace(row, payload=row.payload[:-1] + b"!")
+    await pipeline.quarantine([row, row, other])
+    await pipeline.quarantine([replace(row, receive_time_us=samples.t0 + 9)])
     async with database.reading() as transaction:
-        kept = await transaction.driver.fetch("SELECT reason, payload FROM quarantine")
-    assert [tuple(r) for r in kept] == [("price_out_of_range", row.payload[:65_536])] * 2
+        kept = await transaction.driver.fetch(
+            "SELECT reason, payload, times, receive_time, last_receive_time FROM quarantine ORDER BY times DESC"
+        )
+    cut = row.payload[:65_536]
+    assert [tuple(r) for r in kept] == [
+        ("price_out_of_range", cut, 3, samples.t0, samples.t0 + 9),
+        ("price_out_of_range", cut, 1, samples.t0, samples.t0),
+    ]
 
 
 async def test_the_feed_shows_its_last_state_and_keeps_every_change(

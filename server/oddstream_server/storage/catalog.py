@@ -9,6 +9,7 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     bindparam,
+    false,
     func,
     literal_column,
     or_,
@@ -438,9 +439,11 @@ def _matching(*wanted: tuple[Any, Sequence[str]]) -> list[ColumnElement[bool]]:
 
 
 def _title_words(title: Any, wanted: str) -> list[ColumnElement[bool]]:
+    if not wanted:
+        return []
     words = re.findall(r"\w+", wanted.lower())
     if not words:
-        return []
+        return [false()]  # signs alone begin no word; answering everything would be a surprise
     query = " & ".join(f"{word}:*" for word in words)
     simple: ColumnElement[Any] = literal_column("'simple'::regconfig")
     return [func.to_tsvector(simple, title).bool_op("@@")(func.to_tsquery(simple, query))]

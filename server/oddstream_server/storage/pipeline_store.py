@@ -1,5 +1,6 @@
 """The leader's writes: its lease, the one transaction of a batch, and what the pipeline tells about itself."""
 
+import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -188,24 +189,41 @@ class PostgresPipelineStore:
             await transaction.driver.execute("SELECT pg_notify($1, 'feed')", CHANNEL)
 
     async def quarantine(self, rows: Sequence[QuarantinedRow]) -> None:
-        """Keep rows that could not be read; a payload past 64 KiB is cut there."""
+        """Keep rows that could not be read; a payload past 64 KiB is cut there.
+
+        A row that a venue serves again and again is kept once, with how often and when it last came.
+        """
         if not rows:
             return
-        async with self._database.transaction() as transaction:
-            await transaction.core.execute(
-                insert(quarantine),
-                [
-                    {
-                        "venue": row.venue.value,
-                        "source": row.source,
-                        "reason": row.reason,
-                        "detail": row.detail,
-                        "payload": row.payload[:_PAYLOAD_LIMIT],
-                        "receive_time": row.receive_time_us,
-                    }
-                    for row in rows
-                ],
+        latest: dict[tuple[str, str, str, bytes], dict[str, Any]] = {}
+        for row in rows:
+            digest = hashlib.sha256(row.payload).digest()
+            known = latest.setdefault(
+                (row.venue.value, row.source, row.reason, digest),
+                {
+                    "venue": row.venue.value,
+                    "source": row.source,
+                    "reason": row.reason,
+                    "detail": row.detail,
+                    "payload": row.payload[:_PAYLOAD_LIMIT],
+                    "payload_digest": digest,
+                    "receive_time": row.receive_time_us,
+                    "times": 0,
+                },
             )
+            known["times"] += 1
+            known["last_receive_time"] = row.receive_time_us
+        statement = upsert(quarantine)
+        statement = statement.on_conflict_do_update(
+            index_elements=["venue", "source", "reason", "payload_digest"],
+            set_={
+                "times": quarantine.c.times + statement.excluded.times,
+                "last_receive_time": statement.excluded.last_receive_time,
+                "detail": statement.excluded.detail,
+            },
+        )
+        async with self._database.transaction() as transaction:
+            await transaction.core.execute(statement, list(latest.values()))
 
     async def begin_run(self, venue: Venue | None, stage: str, now_us: int) -> str:
         run_id = f"run_{secrets.token_hex(10)}"

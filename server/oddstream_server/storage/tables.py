@@ -132,7 +132,10 @@ quarantine = Table(
     Column("reason", Text, nullable=False),
     Column("detail", Text, nullable=False),
     Column("payload", LargeBinary, nullable=False),
+    Column("payload_digest", LargeBinary, nullable=False),
     Column("receive_time", Instant, nullable=False),
+    Column("last_receive_time", Instant, nullable=False),
+    Column("times", BigInteger, nullable=False),
 )
 
 pipeline_runs = Table(

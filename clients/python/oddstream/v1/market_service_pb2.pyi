@@ -47,7 +47,9 @@ class EventFilter(message.Message):
     SERIES_IDS_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
     text: builtins.str
-    """It is a text that the title has to contain, whatever the case of its letters."""
+    """Each word of it has to begin a word of the title, whatever the case of its letters. A text without any word finds
+    nothing.
+    """
     @builtins.property
     def venues(self) -> containers.RepeatedScalarFieldContainer[venue_pb2.Venue.ValueType]:
         """They are the venues. When it is empty all pass."""
@@ -188,7 +190,9 @@ class MarketFilter(message.Message):
     CLOSE_TIME_RANGE_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
     text: builtins.str
-    """It is a text that the title has to contain, whatever the case of its letters."""
+    """Each word of it has to begin a word of the title, whatever the case of its letters. A text without any word finds
+    nothing.
+    """
     @builtins.property
     def venues(self) -> containers.RepeatedScalarFieldContainer[venue_pb2.Venue.ValueType]:
         """They are the venues. When it is empty all pass."""
