@@ -5,11 +5,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from oddstream_server.application.ports import (
     BatchResult,
+    CatalogPage,
     Decision,
     Fenced,
     Lease,
@@ -156,6 +158,31 @@ async def test_the_same_ticks_twice_are_stored_once_and_say_nothing_twice(stores
         await watcher.until(lambda: sum(b[2] for b in watcher.batches) == len(world.quotes))
     assert [e for e in await stores.logged() if e.type.from_kernel] == before
     assert await stores.ticks.live_head() == len(world.quotes)
+
+
+async def test_a_replay_sees_facts_as_they_were_known_when_the_ticks_came(stores: Stores, watcher: Watcher) -> None:
+    world = recent(a_world(35))
+    venue = a_venue(world)
+    thirds = [world.quotes[i * len(world.quotes) // 4 : (i + 1) * len(world.quotes) // 4] for i in range(4)]
+    paused = replace(world.markets[1], state=MarketState.PAUSED)
+    dear = replace(world.markets[0], fee_schedules=(replace(world.markets[0].fee_schedules[0], taker_rate_ppm=1),))
+    changes = [[paused], [world.markets[1], dear], []]
+    stored = 0
+
+    def holds(quotes: int) -> bool:
+        return watcher.quotes == quotes
+
+    async with running(a_pipeline(stores, venue, watcher)):
+        await discovered(venue, watcher)
+        for quotes, change in zip(thirds, [*changes, []], strict=True):
+            stored += len(quotes)
+            venue.say(*quotes)
+            await watcher.until(partial(holds, stored))
+            if change:
+                venue.say(CatalogPage(Venue.KALSHI, (), tuple(change)))
+    live = [e for e in await stores.logged() if e.type.from_kernel]
+    assert len(live) > 20
+    await assert_a_replay_agrees(stores, live)
 
 
 class Faulty(PostgresPipelineStore):

@@ -136,8 +136,8 @@ class Ingest:
                 now_us,
                 detail,
             )
-            self._observer.feed_status(status)
             await self._keep_trying(partial(self._store.save_feed_status, status))
+            self._observer.feed_status(status)
 
     async def announce_last(self) -> None:
         """Say again what the adapters said last."""
@@ -228,8 +228,8 @@ class Ingest:
                 self._observer.quarantined(row.venue, row.reason)
         for status in (item for item in items if isinstance(item, FeedStatus)):
             self._statuses[status.venue] = status
-            self._observer.feed_status(status)
             await self._keep_trying(partial(self._store.save_feed_status, status))
+            self._observer.feed_status(status)
 
     async def _store_pages(self, pages: Sequence[CatalogPage]) -> None:
         events = [self._declarations.apply(event) for page in pages for event in page.events]

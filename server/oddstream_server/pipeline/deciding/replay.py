@@ -131,9 +131,12 @@ async def load_journal(store: PipelineStore) -> as_of.Journal:
 
 
 def journal_of(states: Sequence[StrategyState]) -> as_of.Journal:
+    """The catalog's journal among checkpoints."""
     journal = as_of.Journal()
     for state in states:
-        for time_us, version in as_of.decode(state.opportunities) if state.opportunities else ():
+        if state.strategy_id not in (MARKETS_ID, EVENTS_ID):
+            continue
+        for time_us, version in as_of.decode(state.opportunities):
             if isinstance(version, Market):
                 journal.markets.setdefault(version.market_id, []).append((time_us, version))
             else:
