@@ -43,6 +43,12 @@ class FeeSchedule:
     known_from_us: int | None = None
     """When the venue published it; a backtest before that instant couldn't know it."""
     source: str = ""
+    rounds_over_order: bool = False
+    """True where the step holds for the fees of an order's fills together: what one is overcharged the next give back.
+    False where each fill is rounded for itself."""
+    balance_step_micros: int = 0
+    """Where above 0 a fill also pays what rounds the balance change to a multiple of it, away from the account's favour,
+    and an order gets whole cents of that back once they add up (Kalshi's fee rounding; the engine keeps the sum)."""
 
     def holds_at(self, instant_us: int) -> bool:
         return (self.valid_from_us is None or self.valid_from_us <= instant_us) and (
@@ -56,7 +62,7 @@ class FeeSchedule:
         liquidity: Liquidity = Liquidity.TAKER,
         payout_micros: int = MICROS,
     ) -> int:
-        """Fee of one fill in money micros, rounded up to the schedule's step.
+        """Fee of one fill in money micros, rounded up to the schedule's step; a purchase where the balance is rounded.
 
         :param price_micros: price of the outcome bought or sold, 0 to ``payout_micros``.
         :param size_micros: contracts in micros, at least 0.
@@ -77,7 +83,11 @@ class FeeSchedule:
                 denominator = MICROS * MICROS * MICROS * payout_micros ** (2 * self.exponent)
         step = self.rounding_step_micros
         fee = divide(numerator, denominator * step, Rounding.UP) * step
-        return max(fee, self.minimum_micros) if fee > 0 else 0
+        fee = max(fee, self.minimum_micros) if fee > 0 else 0
+        if self.balance_step_micros > 0:
+            cost = divide(price_micros * size_micros, MICROS, Rounding.UP)
+            fee += -(cost + fee) % self.balance_step_micros
+        return fee
 
 
 FREE = FeeSchedule(FeeFormula.NONE, 0, 0, source="no fee")

@@ -1,0 +1,83 @@
+"""Compiles integer loops where numba is installed; where not, the same source runs as it is.
+
+A loop that calls a strategy's step is a copy of one function with the step bound in, so that the compiler sees through
+the call. Compiled code is kept on disk under a name that holds a digest of every function and constant it was made of.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import FunctionType
+from typing import Any, Final
+
+import numpy as np
+
+try:
+    import numba
+except ModuleNotFoundError:
+    numba = None
+
+AVAILABLE: Final = numba is not None
+
+_compiled: dict[str, Callable[..., Any]] = {}
+
+
+def compiled(
+    function: Callable[..., Any], *, plain: bool = False, checked: bool = False, **bound: Callable[..., Any]
+) -> Callable[..., Any]:
+    """``function`` as machine code, or as a plain copy where numba is absent or ``plain`` is set.
+
+    :param checked: divisions by 0 raise, as they do in Python; for code that isn't ours.
+    :param bound: functions to use in place of the globals of these names; they are compiled as checked.
+    """
+    assert isinstance(function, FunctionType)
+    if plain or not AVAILABLE:
+        return _copy(function, {**function.__globals__, **bound})
+    key = _digest(function, {name: _digest(f, {}) for name, f in bound.items()}) + str(checked)
+    if key not in _compiled:
+        _compiled[key] = _compile(function, key, checked, bound)
+    return _compiled[key]
+
+
+def _compile(
+    function: FunctionType, key: str, checked: bool, bound: Mapping[str, Callable[..., Any]]
+) -> Callable[..., Any]:
+    bindings: dict[str, Any] = {**function.__globals__}
+    for name in function.__code__.co_names:
+        if name in bound:
+            bindings[name] = compiled(bound[name], checked=True)
+        elif isinstance(bindings.get(name), FunctionType):
+            bindings[name] = compiled(bindings[name], checked=checked)
+    copy = _copy(function, bindings)
+    copy.__qualname__ = f"{function.__qualname__}_{key[:16]}"
+    # error_model "numpy" leaves out the check for a divisor of 0, which our own loops exclude beforehand
+    jitted: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="python" if checked else "numpy")(copy)
+    return jitted
+
+
+def _copy(function: FunctionType, bindings: dict[str, Any]) -> FunctionType:
+    copy = FunctionType(function.__code__, bindings, function.__name__, function.__defaults__, function.__closure__)
+    copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
+    return copy
+
+
+def _digest(function: Callable[..., Any], bound: Mapping[str, str]) -> str:
+    assert isinstance(function, FunctionType)
+    return hashlib.sha256("\n".join([_own_digest(function, tuple(sorted(bound)))] + sorted(bound.values())).encode()).hexdigest()
+
+
+@cache
+def _own_digest(function: FunctionType, without: tuple[str, ...]) -> str:
+    code = function.__code__
+    parts: list[object] = [code.co_code, code.co_consts, code.co_names, code.co_varnames]
+    for name in code.co_names:
+        value = function.__globals__.get(name)
+        if name in without:
+            continue
+        if isinstance(value, FunctionType):
+            parts.append(_own_digest(value, ()))
+        elif isinstance(value, np.ndarray):
+            parts.append(hashlib.sha256(value.tobytes()).hexdigest())
+        elif isinstance(value, int | str):
+            parts.append(value)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

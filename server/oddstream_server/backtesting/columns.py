@@ -1,0 +1,219 @@
+"""Recorded rows as integer columns: quotes, trades and books of many markets, interleaved in one order of time.
+
+Rows are ordered by (receive_time, ingest_sequence), ascending, and no two rows of one kind share both. ``market`` is the
+market's dense index in the :class:`~oddstream_server.backtesting.universe.Universe`. A value that is absent is
+:data:`MISSING`; prices and sizes are never negative, so that no mask is needed beside it.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from oddstream_server.domain.errors import FieldViolation, InvalidArgument
+from oddstream_server.domain.quote import OrderBook, Quote, Trade
+from oddstream_server.strategies.kernel import MISSING
+
+Integers = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int32]
+
+__all__ = ["MISSING", "BookRows", "QuoteRows", "Shard", "TradeRows"]
+
+_SIDES: Final = (("bid", 0), ("ask", 1))
+
+
+def _or_missing(value: int | None) -> int:
+    return MISSING if value is None else value
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    _labels: ClassVar[tuple[str, ...]] = ("market",)
+    """Columns that say where a row stands, not what it shows."""
+
+    market: Indices
+    receive_time_us: Integers
+    ingest_sequence: Integers
+
+    def __post_init__(self) -> None:
+        for column in fields(self):
+            values = getattr(self, column.name)
+            kind = np.int32 if column.name == "market" else np.int64
+            if values.dtype != kind:
+                raise ValueError(f"{column.name} must be {kind.__name__}, got {values.dtype}")
+        if len(self) > 1:
+            times, sequences = self.receive_time_us, self.ingest_sequence
+            later = np.diff(times)
+            if (later < 0).any() or (np.diff(sequences)[later == 0] <= 0).any():
+                raise InvalidArgument(
+                    [FieldViolation("rows", "must ascend by (receive_time, ingest_sequence) without equals; sort them")]
+                )
+
+    def __len__(self) -> int:
+        return len(self.receive_time_us)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the columns in bytes."""
+        return sum(int(getattr(self, column.name).nbytes) for column in fields(self))
+
+    def taken(self, rows: Any) -> Self:
+        """The rows that an index or mask picks."""
+        return type(self)(**{column.name: getattr(self, column.name)[rows] for column in fields(self)})
+
+    def until(self, end_us: int) -> Self:
+        """The rows received before an instant."""
+        end = int(np.searchsorted(self.receive_time_us, end_us, side="left"))
+        return self if end == len(self) else self.taken(slice(0, end))
+
+    @classmethod
+    def interleaved(cls, parts: Sequence[Self]) -> Self:
+        """Rows of several markets, each part in order, as one."""
+        order = np.lexsort(
+            (np.concatenate([p.ingest_sequence for p in parts]), np.concatenate([p.receive_time_us for p in parts]))
+        )
+        return cls(
+            **{
+                column.name: np.ascontiguousarray(np.concatenate([getattr(p, column.name) for p in parts])[order])
+                for column in fields(cls)
+            }
+        )
+
+    def digests(self, markets: Sequence[int]) -> list[bytes]:
+        """SHA-256 over each market's own rows, whatever it is interleaved with."""
+        order = np.argsort(self.market, kind="stable")
+        sorted_market = self.market[order]
+        begins = np.searchsorted(sorted_market, markets, side="left")
+        ends = np.searchsorted(sorted_market, markets, side="right")
+        found = []
+        for begin, end in zip(begins, ends, strict=True):
+            rows = order[begin:end]
+            digest = hashlib.sha256()
+            for column in fields(self):
+                if column.name not in self._labels:
+                    digest.update(np.ascontiguousarray(getattr(self, column.name)[rows], dtype="<i8").tobytes())
+            found.append(digest.digest())
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteRows(_Rows):
+    """Top of book in outcome-0 prices."""
+
+    bid_price_micros: Integers
+    bid_size_micros: Integers
+    ask_price_micros: Integers
+    ask_size_micros: Integers
+    epoch: Integers
+    """Changes where data was missed: a gap."""
+
+    @classmethod
+    def of(cls, quotes: Iterable[Quote], index: dict[str, int]) -> Self:
+        """Columns of quotes in the order of time."""
+        rows = sorted(quotes, key=lambda q: (q.receive_time_us, q.ingest_sequence))
+        return cls(
+            market=np.array([index[q.market_id] for q in rows], dtype=np.int32),
+            receive_time_us=np.array([q.receive_time_us for q in rows], dtype=np.int64),
+            ingest_sequence=np.array([q.ingest_sequence for q in rows], dtype=np.int64),
+            bid_price_micros=np.array([_or_missing(q.bid_price_micros) for q in rows], dtype=np.int64),
+            bid_size_micros=np.array([_or_missing(q.bid_size_micros) for q in rows], dtype=np.int64),
+            ask_price_micros=np.array([_or_missing(q.ask_price_micros) for q in rows], dtype=np.int64),
+            ask_size_micros=np.array([_or_missing(q.ask_size_micros) for q in rows], dtype=np.int64),
+            epoch=np.array([q.epoch for q in rows], dtype=np.int64),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TradeRows(_Rows):
+    """Prints in outcome-0 prices; block trades are left out beforehand."""
+
+    price_micros: Integers
+    size_micros: Integers
+    taker_outcome: Integers
+    """The outcome that the taker bought; MISSING where the venue doesn't tell."""
+
+    @classmethod
+    def of(cls, trades: Iterable[Trade], index: dict[str, int]) -> Self:
+        """Columns of trades in the order of time."""
+        rows = sorted((t for t in trades if not t.block), key=lambda t: (t.receive_time_us, t.ingest_sequence))
+        return cls(
+            market=np.array([index[t.market_id] for t in rows], dtype=np.int32),
+            receive_time_us=np.array([t.receive_time_us for t in rows], dtype=np.int64),
+            ingest_sequence=np.array([t.ingest_sequence for t in rows], dtype=np.int64),
+            price_micros=np.array([t.price_micros for t in rows], dtype=np.int64),
+            size_micros=np.array([t.size_micros for t in rows], dtype=np.int64),
+            taker_outcome=np.array([_or_missing(t.taker_outcome_index) for t in rows], dtype=np.int64),
+        )
+
+    @classmethod
+    def none(cls) -> Self:
+        return cls.of((), {})
+
+
+@dataclass(frozen=True, slots=True)
+class BookRows(_Rows):
+    """One level of a recorded book a row, best first within a side; a book's levels share its time and its number."""
+
+    _labels: ClassVar[tuple[str, ...]] = ("market", "ingest_sequence", "book")
+
+    book: Integers
+    """Number of the book, the same for all its levels; ascending with the rows."""
+    side: Integers
+    """0 for a bid, 1 for an ask."""
+    price_micros: Integers
+    size_micros: Integers
+
+    @classmethod
+    def of(cls, books: Iterable[OrderBook], index: dict[str, int]) -> Self:
+        """Columns of books in the order of time."""
+        rows = [
+            (index[book.market_id], book.receive_time_us, number, side, level.price_micros, level.size_micros)
+            for number, book in enumerate(sorted(books, key=lambda b: (b.receive_time_us, b.market_id)))
+            for name, side in _SIDES
+            for level in (book.bids if name == "bid" else book.asks)
+        ]
+        columns = np.array(rows, dtype=np.int64).reshape(-1, 6)
+        return cls(
+            market=columns[:, 0].astype(np.int32),
+            receive_time_us=np.ascontiguousarray(columns[:, 1]),
+            ingest_sequence=np.arange(len(columns), dtype=np.int64),
+            book=np.ascontiguousarray(columns[:, 2]),
+            side=np.ascontiguousarray(columns[:, 3]),
+            price_micros=np.ascontiguousarray(columns[:, 4]),
+            size_micros=np.ascontiguousarray(columns[:, 5]),
+        )
+
+    @classmethod
+    def none(cls) -> Self:
+        return cls.of((), {})
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The rows of some markets: whole events, so that no group is cut. All memory of a run's first half is bounded by it."""
+
+    markets: tuple[int, ...]
+    """Dense indices, ascending; those without rows as well."""
+    quotes: QuoteRows
+    trades: TradeRows
+    books: BookRows
+
+    def until(self, end_us: int) -> Self:
+        """The rows received before an instant."""
+        parts = [rows.until(end_us) for rows in (self.quotes, self.trades, self.books)]
+        return type(self)(self.markets, *parts)  # type: ignore[arg-type]  # each has the type that it had
+
+    @property
+    def nbytes(self) -> int:
+        return self.quotes.nbytes + self.trades.nbytes + self.books.nbytes
+
+    def digests(self) -> dict[int, bytes]:
+        """SHA-256 of each market's rows."""
+        parts = [rows.digests(self.markets) for rows in (self.quotes, self.trades, self.books)]
+        return {
+            market: hashlib.sha256(b"".join(part[i] for part in parts)).digest()
+            for i, market in enumerate(self.markets)
+        }

@@ -1,0 +1,482 @@
+"""First pass over a shard for strategies that look at all members of an event at once.
+
+Rows of one receive time are one instant: each event with a row in it is looked at after all of them, events by id. A
+member whose gate is shut, or whose last quote is stale by the gate's measure, shows neither side. Rules and output are
+those of :mod:`signals`; the legs of one look share a basket's number.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from oddstream_server.backtesting.acceleration import compiled
+from oddstream_server.backtesting.columns import MISSING, QuoteRows
+from oddstream_server.backtesting.signals import INTENT, Found, Terms, row_layout, tick_at, touch_fee, write_intent
+from oddstream_server.backtesting.universe import BEGINNING
+from oddstream_server.strategies import gate
+from oddstream_server.strategies.kernel import COLUMNS, GROUP_COLUMNS
+from oddstream_server.strategies.registry import ConfiguredStrategy
+
+_ALL: Final = (*COLUMNS, *GROUP_COLUMNS)
+_GATE_ROW: Final = np.dtype(
+    [
+        (n, np.int64)
+        for n in ("receive_time_us", "epoch", "bid_price_micros", "ask_price_micros", "payout_micros")
+    ]
+)
+_GATE_OUT: Final = np.dtype([("shut", np.int64), ("void", np.int64)])
+
+GROUP: Final = np.dtype([(n, np.int64) for n in ("opened", "expire_us", "size_micros", "dirty", "row")])
+MEMBER: Final = np.dtype(
+    [
+        (n, np.int64)
+        for n in (
+            "quoted",
+            "shut",
+            "void",
+            "stale_from_us",
+            "open_leg",
+            "armed_leg",
+            "price_micros",
+            "tick_micros",
+            "bid_size_micros",
+            "ask_size_micros",
+        )
+    ]
+)
+"""``open_leg`` and ``armed_leg``: 1 + the outcome bought, 0 for none."""
+
+
+def bound_step(state: Any, params: Any, rows: Any, out: Any, chosen: Any) -> None:
+    """Stands for the strategy's step, which is bound in its place."""
+    raise NotImplementedError
+
+
+def bound_gate(state: Any, params: Any, row: Any, out: Any) -> None:
+    """Stands for the gate's step, which is bound in its place."""
+    raise NotImplementedError
+
+
+def bound_stale_after(state: Any, params: Any) -> Any:
+    """Stands for the gate's measure of staleness, which is bound in its place."""
+    raise NotImplementedError
+
+
+def leave_all(
+    intents: Any, written: Any, members: Any, info: Any, begin: Any, end: Any, row: Any, now: Any, sequence: Any,
+    strategy: Any, subject: Any,
+) -> Any:
+    """Intents to leave every armed leg; returns the number of intents written in all."""
+    for j in range(begin, end):
+        if info[j]["armed_leg"] != 0:
+            write_intent(intents, written, 2, row, now, sequence, strategy, members[j], info[j]["armed_leg"] - 1)
+            intents[written]["subject"] = subject
+            written += 1
+            info[j]["armed_leg"] = 0
+    return written
+
+
+def drive_groups(
+    begin: Any,
+    end: Any,
+    market: Any,
+    receive_time_us: Any,
+    ingest_sequence: Any,
+    bid_price: Any,
+    bid_size: Any,
+    ask_price: Any,
+    ask_size: Any,
+    epoch: Any,
+    terms: Any,
+    ranges: Any,
+    segments: Any,
+    schedules: Any,
+    changes: Any,
+    memo: Any,
+    scratch_order: Any,
+    limbs: Any,
+    status: Any,
+    cursors: Any,
+    place_of: Any,
+    members: Any,
+    bounds: Any,
+    speakable: Any,
+    groups: Any,
+    info: Any,
+    gate_states: Any,
+    gate_params: Any,
+    gate_cells: Any,
+    gate_row: Any,
+    gate_out_cells: Any,
+    gate_out: Any,
+    states: Any,
+    state_cells: Any,
+    params: Any,
+    cells: Any,
+    seen_cells: Any,
+    seen_rows: Any,
+    out_cells: Any,
+    out: Any,
+    chosen: Any,
+    dirty: Any,
+    intents: Any,
+    counts: Any,
+    options: Any,
+) -> Any:
+    """Whole instants from row ``begin``; returns the row to go on with, before ``end`` where ``intents`` is full.
+
+    :param cursors: [next change, intents written, largest number of intents that one instant can make].
+    :param place_of: a market's place among ``members``, -1 for a market without an event.
+    """
+    strategy, needs_fees, edge_kind = options[0], options[1], options[2]
+    holds, first_us = options[4] != 0, options[5]
+    change, written = cursors[0], cursors[1]
+    change_count = len(changes)
+    market_count = len(terms)
+    i = begin
+    while i < end and written + cursors[2] <= len(intents):
+        now = receive_time_us[i]
+        while change < change_count and changes[change]["time_us"] <= now:
+            status[changes[change]["market"]] = changes[change]["status"]
+            change += 1
+        dirty_count = 0
+        while i < end and receive_time_us[i] == now:
+            m = market[i]
+            place = place_of[m]
+            if status[m] == 0 or place < 0:
+                i += 1
+                continue
+            bid, ask = bid_price[i], ask_price[i]
+            payout = terms[m]["payout_micros"]
+            gate_cells[0] = now
+            gate_cells[1] = epoch[i]
+            gate_cells[2] = bid
+            gate_cells[3] = ask
+            gate_cells[4] = payout
+            gate_out_cells[0] = 0
+            gate_out_cells[1] = 0
+            bound_gate(gate_states[m], gate_params[0], gate_row[0], gate_out[0])
+            member = info[place]
+            member["quoted"] = 1
+            member["shut"] = gate_out_cells[0] if status[m] == 2 else 4
+            if gate_out_cells[1] != 0:
+                member["void"] = 1
+            member["stale_from_us"] = now + bound_stale_after(gate_states[m], gate_params[0])
+            member["bid_size_micros"] = bid_size[i]
+            member["ask_size_micros"] = ask_size[i]
+            cells[place, 0] = now
+            cells[place, 1] = bid
+            cells[place, 2] = bid_size[i]
+            cells[place, 3] = ask
+            cells[place, 4] = ask_size[i]
+            cells[place, 5] = MISSING
+            cells[place, 6] = MISSING
+            if needs_fees:
+                if bid != MISSING:
+                    cells[place, 5] = touch_fee(
+                        terms[m], segments, schedules, memo, scratch_order, limbs, payout - bid, now
+                    )
+                if ask != MISSING:
+                    cells[place, 6] = touch_fee(terms[m], segments, schedules, memo, scratch_order, limbs, ask, now)
+            cells[place, 7] = payout
+            event = terms[m]["event"]
+            groups[event]["row"] = i
+            if groups[event]["dirty"] == 0:
+                groups[event]["dirty"] = 1
+                # events by id: insert in order
+                j = dirty_count
+                while j > 0 and dirty[j - 1] > event:
+                    dirty[j] = dirty[j - 1]
+                    j -= 1
+                dirty[j] = event
+                dirty_count += 1
+            i += 1
+        for d in range(dirty_count):
+            event = dirty[d]
+            group = groups[event]
+            group["dirty"] = 0
+            row = group["row"]
+            sequence = ingest_sequence[row]
+            first, last = bounds[event], bounds[event + 1]
+            count = last - first
+            gated = False
+            for j in range(first, last):
+                stale = info[j]["stale_from_us"] < now
+                if info[j]["open_leg"] != 0 and (info[j]["shut"] != 0 or stale or info[j]["void"] != 0):
+                    gated = True
+                info[j]["void"] = 0
+                for c in range(seen_cells.shape[1]):
+                    seen_cells[j - first, c] = cells[j, c]
+                if info[j]["quoted"] == 0 or info[j]["shut"] != 0 or stale:
+                    seen_cells[j - first, 1] = MISSING
+                    seen_cells[j - first, 3] = MISSING
+                chosen[j - first] = 0
+            opened = group["opened"]
+            if opened != 0 and group["expire_us"] <= now:
+                opened = 0
+            if gated and opened != 0:
+                counts[2] += 1
+                opened = 0
+            if gated and not holds:
+                written = leave_all(
+                    intents, written, members, info, first, last, row, now, sequence, strategy, market_count + event
+                )
+            side = 0
+            if speakable[event] != 0:
+                for j in range(len(out_cells)):
+                    out_cells[j] = 0
+                bound_step(states[event], params[0], seen_rows[:count], out[0], chosen[:count])
+                side = out_cells[0]
+                if now < first_us:
+                    counts[4] += 1
+                    side = 0
+            outcome = 0 if side == 3 else 1
+            size = MISSING
+            legs = 0
+            known = True
+            grid = 1
+            minimum = 0
+            if side != 0:
+                for j in range(first, last):
+                    if chosen[j - first] == 0 or info[j]["quoted"] == 0:
+                        chosen[j - first] = 0
+                        continue
+                    m = members[j]
+                    legs += 1
+                    if terms[m]["orderable"] == 0:
+                        side = 0
+                    offered = info[j]["ask_size_micros"] if outcome == 0 else info[j]["bid_size_micros"]
+                    if offered == MISSING:
+                        known = False
+                    elif size == MISSING or offered < size:
+                        size = offered
+                    a, b = grid, terms[m]["size_step_micros"]
+                    while b != 0:
+                        a, b = b, a % b
+                    grid = grid // a * terms[m]["size_step_micros"]
+                    minimum = max(minimum, terms[m]["minimum_size_micros"])
+                if not known:
+                    size = MISSING
+                else:
+                    size = size // grid * grid
+                    if size < minimum or size == 0:
+                        side = 0
+                if legs == 0 or (edge_kind and out_cells[3] <= 0):
+                    side = 0
+            if side == 0:
+                if opened != 0:
+                    counts[2] += 1
+                if not holds:
+                    written = leave_all(
+                        intents, written, members, info, first, last, row, now, sequence, strategy, market_count + event
+                    )
+                group["opened"] = 0
+                for j in range(first, last):
+                    info[j]["open_leg"] = 0
+                continue
+            counts[3] += 1
+            same = opened != 0
+            moved = False
+            for j in range(first, last):
+                leg = outcome + 1 if chosen[j - first] != 0 else 0
+                if same and leg != info[j]["open_leg"]:
+                    same = False
+                if same and leg != 0:
+                    price = seen_cells[j - first, 3] if outcome == 0 else seen_cells[j - first, 1]
+                    if abs(price - info[j]["price_micros"]) >= info[j]["tick_micros"]:
+                        moved = True
+            if same:
+                before = group["size_micros"]
+                if before == MISSING or size == MISSING:
+                    moved = moved or before != size
+                else:
+                    moved = moved or abs(size - before) * 5 >= before
+                if not moved:
+                    group["opened"] = 1
+                    continue
+                counts[1] += 1
+            else:
+                if opened != 0:
+                    counts[2] += 1
+                turned = False
+                for j in range(first, last):
+                    leg = outcome + 1 if chosen[j - first] != 0 else 0
+                    turned = turned or (info[j]["armed_leg"] != 0 and info[j]["armed_leg"] != leg)
+                if turned and not holds:
+                    written = leave_all(
+                        intents, written, members, info, first, last, row, now, sequence, strategy, market_count + event
+                    )
+                if out_cells[1] == 0:
+                    group["opened"] = 0
+                    for j in range(first, last):
+                        info[j]["open_leg"] = 0
+                    continue
+                counts[0] += 1
+            group["opened"] = 1
+            group["expire_us"] = now + out_cells[5]
+            group["size_micros"] = size
+            basket = written
+            for j in range(first, last):
+                info[j]["open_leg"] = outcome + 1 if chosen[j - first] != 0 else 0
+                if chosen[j - first] == 0:
+                    continue
+                m = members[j]
+                book_price = seen_cells[j - first, 3] if outcome == 0 else seen_cells[j - first, 1]
+                info[j]["price_micros"] = book_price
+                info[j]["tick_micros"] = tick_at(terms[m], ranges, book_price)
+                if same:
+                    continue
+                info[j]["armed_leg"] = outcome + 1
+                write_intent(intents, written, 1, row, now, sequence, strategy, m, outcome)
+                intent = intents[written]
+                price = book_price if outcome == 0 else terms[m]["payout_micros"] - book_price
+                intent["subject"] = market_count + event
+                intent["basket"] = basket
+                intent["legs"] = legs
+                intent["strength_ppm"] = out_cells[2]
+                intent["net_edge_micros"] = out_cells[3]
+                intent["expire_us"] = group["expire_us"]
+                intent["price_micros"] = price
+                intent["size_micros"] = size
+                intent["fee_micros"] = touch_fee(terms[m], segments, schedules, memo, scratch_order, limbs, price, now)
+                written += 1
+    cursors[0] = change
+    cursors[1] = written
+    return i
+
+
+class GroupPass:
+    """A group strategy on its way over rows in order; see :class:`signals.SignalPass` for the parameters."""
+
+    def __init__(
+        self,
+        strategy: ConfiguredStrategy,
+        number: int,
+        terms: Terms,
+        *,
+        first_us: int = BEGINNING,
+        holds: bool = False,
+        plain: bool = False,
+    ) -> None:
+        kind, universe = strategy.kind, terms.universe
+        assert kind.step_group is not None
+        self._terms = terms
+        markets, events, places = max(len(universe), 1), max(len(universe.events), 1), len(universe.members)
+        largest = int(np.diff(universe.member_bounds).max(initial=0))
+        self._drive: Callable[..., Any] = compiled(
+            drive_groups,
+            plain=plain,
+            bound_step=kind.step_group,
+            bound_gate=gate.gate_step,
+            bound_stale_after=gate.stale_after_us,
+        )
+        place_of = np.full(markets, -1, dtype=np.int64)
+        for place, m in enumerate(universe.members.tolist()):
+            if m >= 0:
+                place_of[m] = place
+        self._place_of = place_of
+        self._status = np.zeros(markets, dtype=np.int64)
+        self._cursors = np.zeros(3, dtype=np.int64)
+        self._cursors[2] = 2 * places
+        self._groups = np.zeros(events, dtype=GROUP)
+        self._info = np.zeros(max(places, 1), dtype=MEMBER)
+        self._gate_states = np.zeros(markets, dtype=gate.STATE)
+        self._gate_params = strategy.gate.params.record().reshape(1)
+        self._gate_cells = np.zeros(5, dtype=np.int64)
+        self._gate_out_cells = np.zeros(2, dtype=np.int64)
+        self._state_cells = np.zeros((events, kind.state_dtype.itemsize // 8), dtype=np.int64)
+        self._params = strategy.params.record().reshape(1)
+        self._cells = np.full((max(places, 1), len(_ALL)), MISSING, dtype=np.int64)
+        for e in range(len(universe.events)):
+            rows = self._cells[universe.member_bounds[e] : universe.member_bounds[e + 1]]
+            rows[:, _ALL.index("payout_micros")] = universe.event_payout_micros[e]
+            rows[:, _ALL.index("exclusive")] = universe.exclusive[e]
+            rows[:, _ALL.index("exhaustive")] = universe.exhaustive[e]
+        self._seen_cells = np.zeros((max(largest, 1), len(_ALL)), dtype=np.int64)
+        self._row_dtype = row_layout(kind.columns, _ALL)
+        self._out_cells = np.zeros(kind.out_dtype.itemsize // 8, dtype=np.int64)
+        self._out = self._out_cells.view(kind.out_dtype)
+        self._states = self._state_cells.reshape(-1).view(kind.state_dtype)
+        self._chosen = np.zeros(max(largest, 1), dtype=np.int64)
+        self._dirty = np.zeros(events, dtype=np.int64)
+        self._counts = np.zeros(5, dtype=np.int64)
+        needs_fees = any(name in kind.columns for name in ("bid_fee_micros", "ask_fee_micros"))
+        self._options = np.array([number, needs_fees, kind.edge_kind, 0, holds, first_us], dtype=np.int64)
+
+    def run(self, quotes: QuoteRows, begin: int = 0, end: int | None = None) -> Found:
+        """Go over rows ``begin`` to ``end``, which must not part an instant; calls go on where the one before ended."""
+        end = len(quotes) if end is None else end
+        chunks, before = [], self._counts.copy()
+        universe = self._terms.universe
+        capacity = max(256, (end - begin) // 16) + 2 * int(self._cursors[2])
+        while begin < end:
+            intents = np.empty(capacity, dtype=INTENT)
+            self._cursors[1] = 0
+            begin = self._drive(
+                begin,
+                end,
+                quotes.market,
+                quotes.receive_time_us,
+                quotes.ingest_sequence,
+                quotes.bid_price_micros,
+                quotes.bid_size_micros,
+                quotes.ask_price_micros,
+                quotes.ask_size_micros,
+                quotes.epoch,
+                *self._terms.tables,
+                self._status,
+                self._cursors,
+                self._place_of,
+                universe.members,
+                universe.member_bounds,
+                universe.speakable,
+                self._groups,
+                self._info,
+                self._gate_states,
+                self._gate_params,
+                self._gate_cells,
+                self._gate_cells.view(_GATE_ROW),
+                self._gate_out_cells,
+                self._gate_out_cells.view(_GATE_OUT),
+                self._states,
+                self._state_cells,
+                self._params,
+                self._cells,
+                self._seen_cells,
+                self._seen_cells.reshape(-1).view(self._row_dtype),
+                self._out_cells,
+                self._out,
+                self._chosen,
+                self._dirty,
+                intents,
+                self._counts,
+                self._options,
+            )
+            chunks.append(intents[: self._cursors[1]])
+        created, revised, ended, _, warm = (self._counts - before).tolist()
+        return Found(np.concatenate(chunks) if chunks else np.empty(0, dtype=INTENT), created, revised, ended, warm)
+
+    def _carried(self) -> tuple[Any, ...]:
+        return (
+            self._status,
+            self._cursors,
+            self._groups,
+            self._info,
+            self._gate_states,
+            self._cells,
+            self._state_cells,
+            self._counts,
+        )
+
+    def checkpoint(self) -> bytes:
+        """Everything that the rest of the pass depends on."""
+        return b"".join(a.tobytes() for a in self._carried())
+
+    def restore(self, stored: bytes) -> None:
+        """Go on from a checkpoint of the same strategy and universe."""
+        place = 0
+        for array in self._carried():
+            piece = np.frombuffer(stored, dtype=array.dtype, count=array.size, offset=place)
+            array[...] = piece.reshape(array.shape)
+            place += array.nbytes

@@ -1,0 +1,262 @@
+"""What a backtest knows of its markets, as tables of integers: terms, life, fees by date, and settlements.
+
+Each fact has the instant from which it was known. Strategies see none of these tables: settlements and later states
+reach the bankroll alone.
+"""
+
+import hashlib
+import json
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+
+from oddstream_server.backtesting.charges import NO_SCHEDULE, schedule_records
+from oddstream_server.domain.errors import FieldViolation, InvalidArgument
+from oddstream_server.domain.fees import FeeSchedule, schedule_at
+from oddstream_server.domain.market import CollateralRule, Declared, Event, Market, MarketState, Settlement
+from oddstream_server.domain.signal import plain
+from oddstream_server.strategies.gate import Shut
+from oddstream_server.strategies.kernel import MISSING
+from oddstream_server.strategies.legs import orderable
+
+BEGINNING: Final = -(2**62)
+MAXIMUM_PAYOUT_MICROS: Final = 10_000_000
+
+
+class Status(IntEnum):
+    """What may be done with a market as of an instant."""
+
+    UNKNOWN = 0
+    """It doesn't exist yet."""
+    SHUT = 1
+    OPEN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedMarket:
+    """A market with the history of what is known of it."""
+
+    market: Market
+    """Terms. State and settlement of this object are not looked at."""
+    states: tuple[tuple[int, MarketState], ...]
+    """(from this instant, state), ascending. Before the first one the market is unknown."""
+    settlements: tuple[Settlement, ...] = ()
+    """Revisions, ascending; those without a known time are refused."""
+
+
+TERMS: Final = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "payout_micros",
+            "minimum_size_micros",
+            "size_step_micros",
+            "taker_delay_us",
+            "event",
+            "orderable",
+            "range_begin",
+            "range_end",
+            "segment_begin",
+            "segment_end",
+            "known_segment_begin",
+            "known_segment_end",
+        )
+    ]
+)
+"""One record a market; ``event`` is dense, -1 for none. ``*_begin`` and ``*_end`` bound rows of other tables."""
+
+RANGE: Final = np.dtype([("start_micros", np.int64), ("end_micros", np.int64), ("tick_micros", np.int64)])
+SEGMENT: Final = np.dtype([("from_us", np.int64), ("schedule", np.int64)])
+"""A market's fee schedule from an instant until the next segment's; NO_SCHEDULE where none holds."""
+CHANGE: Final = np.dtype([("time_us", np.int64), ("market", np.int64), ("status", np.int64)])
+PAYMENT: Final = np.dtype(
+    [("time_us", np.int64), ("market", np.int64), ("pays", np.int64), ("void", np.int64), ("payout_micros", np.int64)]
+)
+"""``pays`` 0: the payout became known. 1: what is known by then is paid. A payout of -1 returns the stakes."""
+
+
+class Universe:
+    """The markets and events of a backtest; a market's dense index is its place by ascending id.
+
+    :raises InvalidArgument: two markets share an id, or a market's terms can't be held in the engine's integers.
+    """
+
+    def __init__(self, markets: Sequence[RecordedMarket], events: Sequence[Event] = ()) -> None:
+        self.markets = tuple(sorted(markets, key=lambda m: m.market.market_id))
+        self.events = tuple(sorted(events, key=lambda e: e.event_id))
+        self.market_ids = tuple(m.market.market_id for m in self.markets)
+        self.index = {market_id: i for i, market_id in enumerate(self.market_ids)}
+        self.event_index = {e.event_id: i for i, e in enumerate(self.events)}
+        if len(self.index) < len(self.markets):
+            raise InvalidArgument([FieldViolation("markets", "must not name a market twice")])
+        self._schedules: dict[FeeSchedule, int] = {}
+        self._build()
+
+    def __len__(self) -> int:
+        return len(self.markets)
+
+    def _build(self) -> None:
+        count = len(self.markets)
+        self.terms = np.zeros(count, dtype=TERMS)
+        ranges: list[tuple[int, int, int]] = []
+        segments: list[tuple[int, int]] = []
+        for i, recorded in enumerate(self.markets):
+            market, row = recorded.market, self.terms[i]
+            if not 0 < market.payout_micros <= MAXIMUM_PAYOUT_MICROS:
+                raise InvalidArgument(
+                    [FieldViolation("markets", f"{market.market_id}: payout must be up to 10 USD, leave the market out")]
+                )
+            row["payout_micros"] = market.payout_micros
+            row["minimum_size_micros"] = market.minimum_size_micros
+            row["size_step_micros"] = max(market.size_step_micros, 1)
+            row["taker_delay_us"] = market.taker_delay_us
+            row["event"] = self._event_of(market)
+            row["orderable"] = int(orderable(market))
+            row["range_begin"] = len(ranges)
+            ranges += [(r.start_micros, r.end_micros, r.tick_micros) for r in market.price_ranges]
+            row["range_end"] = len(ranges)
+            row["segment_begin"] = len(segments)
+            segments += self._segments(market.fee_schedules, known=False)
+            row["segment_end"] = row["known_segment_begin"] = len(segments)
+            segments += self._segments(market.fee_schedules, known=True)
+            row["known_segment_end"] = len(segments)
+        self.ranges = np.array(ranges, dtype=RANGE)
+        self.segments = np.array(segments, dtype=SEGMENT)
+        self.schedules = schedule_records(list(self._schedules), [m.market.payout_micros for m in self.markets])
+        self.changes = self._changes()
+        self.payments = self._payments()
+        self._build_groups()
+
+    def _event_of(self, market: Market) -> int:
+        place = self.event_index.get(market.event_id or "", -1)
+        return place if place >= 0 and market.market_id in self.events[place].market_ids else -1
+
+    def _segments(self, schedules: tuple[FeeSchedule, ...], *, known: bool) -> list[tuple[int, int]]:
+        """The schedule that holds from each instant on; with ``known`` only from the instant it was made public."""
+        instants = {BEGINNING}
+        for s in schedules:
+            instants |= {t for t in (s.valid_from_us, s.valid_to_us, s.known_from_us if known else None) if t is not None}
+        found: list[tuple[int, int]] = []
+        for instant in sorted(instants):
+            public = tuple(s for s in schedules if not known or s.known_from_us is None or s.known_from_us <= instant)
+            holding = schedule_at(public, instant)
+            number = NO_SCHEDULE if holding is None else self._schedules.setdefault(holding, len(self._schedules))
+            if not found or found[-1][1] != number:
+                found.append((instant, number))
+        return found
+
+    def _changes(self) -> Any:
+        rows = []
+        for i, recorded in enumerate(self.markets):
+            for time_us, state in recorded.states:
+                shut = Shut.RESOLUTION_RISK if recorded.market.placeholder else _shut(state)
+                rows.append((time_us, int(Status.OPEN if shut is Shut.OPEN else Status.SHUT), i))
+        # close before open at the same instant, and by market, so that the order is one
+        return np.array([(t, i, s) for t, s, i in sorted(rows)], dtype=CHANGE)
+
+    def _payments(self) -> Any:
+        rows: list[tuple[int, int, int, int, int, int]] = []
+        for i, recorded in enumerate(self.markets):
+            paid_before = False
+            for revision in recorded.settlements:
+                known = revision.known_time_us
+                if known is None:
+                    raise InvalidArgument(
+                        [FieldViolation("settlements", f"{self.market_ids[i]}: a revision must have its known time")]
+                    )
+                payout = -1 if revision.yes_payout_micros is None else revision.yes_payout_micros
+                rows.append((known, 0, i, revision.revision, int(revision.void), payout))
+                paid = revision.paid_time_us
+                if paid is None and paid_before:
+                    paid = known  # the venue corrects what it has already paid
+                if paid is not None:
+                    rows.append((max(paid, known), 1, i, revision.revision, 0, 0))
+                    paid_before = True
+        return np.array([(t, i, pays, void, p) for t, pays, i, _, void, p in sorted(rows)], dtype=PAYMENT)
+
+    def _build_groups(self) -> None:
+        """Members of each event by ascending id (-1 for one that isn't part of the backtest), and what is declared."""
+        members = [[self.index.get(m, -1) for m in sorted(set(e.market_ids))] for e in self.events]
+        payouts = [[int(self.terms[i]["payout_micros"]) for i in m if i >= 0] for m in members]
+        self.event_payout_micros = np.array([p[0] if p else MISSING for p in payouts], dtype=np.int64)
+        self.member_bounds = np.zeros(len(self.events) + 1, dtype=np.int64)
+        self.member_bounds[1:] = np.cumsum([len(m) for m in members])
+        self.members = np.array([i for m in members for i in m], dtype=np.int64)
+        rules = (CollateralRule.MUTUALLY_EXCLUSIVE, CollateralRule.NEG_RISK)
+        self.exclusive = np.array([int(e.exclusivity is Declared.YES) for e in self.events], dtype=np.int64)
+        self.exhaustive = np.array([int(e.exhaustiveness is Declared.YES) for e in self.events], dtype=np.int64)
+        self.speakable = np.array(
+            [
+                int(len(m) > 1 and not e.neg_risk_augmented and Declared.YES in (e.exclusivity, e.exhaustiveness))
+                for e, m in zip(self.events, members, strict=True)
+            ],
+            dtype=np.int64,
+        )
+        self.margined = np.array([int(e.collateral_rule in rules) for e in self.events], dtype=np.int64)
+
+    def index_of(self, market_id: str) -> int:
+        """:raises InvalidArgument: the market isn't part of the backtest."""
+        place = bisect_left(self.market_ids, market_id)
+        if place == len(self) or self.market_ids[place] != market_id:
+            raise InvalidArgument([FieldViolation("market_id", f"{market_id!r} is not a market of this backtest")])
+        return place
+
+    @cached_property
+    def terms_digest(self) -> str:
+        """SHA-256 of everything known of the markets but fees, in hex."""
+        digest = hashlib.sha256(json.dumps([self.market_ids, [plain(e) for e in self.events]]).encode())
+        names = [n for n in TERMS.names or () if not n.endswith(("begin", "end"))]
+        for table in (*(self.terms[name] for name in names), self.ranges, self.changes, self.payments):
+            digest.update(np.ascontiguousarray(table).tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def fee_table_digest(self) -> str:
+        """SHA-256 of the fee schedules that are used, and of which market uses which when, in hex."""
+        bounds = [self.terms[name].tolist() for name in ("segment_begin", "segment_end", "known_segment_end")]
+        body = json.dumps([[plain(s) for s in self._schedules], self.segments.tolist(), bounds], sort_keys=True)
+        return hashlib.sha256(body.encode()).hexdigest()
+
+    def shards(self, row_counts: Sequence[int], maximum_rows: int) -> list[tuple[int, ...]]:
+        """Markets cut into shards of whole events, each of about ``maximum_rows`` rows at most, in a fixed order."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, row in enumerate(self.terms):
+            key = (0, int(row["event"])) if row["event"] >= 0 else (1, i)
+            groups.setdefault(key, []).append(i)
+        shards: list[list[int]] = []
+        filled = 0
+        for key in sorted(groups):
+            rows = sum(int(row_counts[i]) for i in groups[key])
+            if not shards or (filled and filled + rows > maximum_rows):
+                shards.append([])
+                filled = 0
+            shards[-1] += groups[key]
+            filled += rows
+        return [tuple(sorted(shard)) for shard in shards]
+
+
+def _shut(state: MarketState) -> Shut:
+    if state is MarketState.DISPUTED:
+        return Shut.RESOLUTION_RISK
+    return Shut.OPEN if state is MarketState.OPEN else Shut.MARKET_CLOSED
+
+
+def recorded(market: Market, known_from_us: int = 0) -> RecordedMarket:
+    """A market of which the catalog has one version: OPEN from then on until it closes or its result is known.
+
+    :param known_from_us: when this service first saw it.
+    """
+    states = [(known_from_us, MarketState.OPEN)]
+    ends = [t for t in (market.close_time_us, market.settlement and market.settlement.known_time_us) if t]
+    if ends:
+        states.append((max(min(ends), known_from_us), MarketState.CLOSED))
+    if market.open_time_us is not None and market.open_time_us > known_from_us:
+        states[0] = (known_from_us, MarketState.UNOPENED)
+        states.insert(1, (market.open_time_us, MarketState.OPEN))
+    settlements = () if market.settlement is None else (market.settlement,)
+    return RecordedMarket(market, tuple(sorted(states)), settlements)
