@@ -14,7 +14,8 @@ from oddstream_server.domain.market import Event, Market
 from oddstream_server.domain.quote import Quote, Trade
 from oddstream_server.domain.signal import DataOrigin, SignalEvent
 from oddstream_server.pipeline.deciding import as_of
-from oddstream_server.pipeline.deciding.runner import EVENTS_ID, MARKETS_ID, StrategyRunner
+from oddstream_server.pipeline.deciding.memory import EVENTS_ID, MARKETS_ID
+from oddstream_server.pipeline.deciding.runner import StrategyRunner
 from oddstream_server.strategies.registry import ConfiguredStrategy
 
 _APPEND = 500

@@ -7,27 +7,21 @@ instant: a group is looked at once, after all of them. Venues have positions of 
 simulated one may run ahead), and no subject belongs to two of them.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from typing import Any, Final
+from typing import Any
 
 from oddstream_server.application.ports import Decision, StrategyState
 from oddstream_server.domain.market import Event, Market, Venue
 from oddstream_server.domain.quote import Quote, Trade
 from oddstream_server.domain.signal import DataOrigin, SignalEvent
 from oddstream_server.pipeline.deciding import as_of
+from oddstream_server.pipeline.deciding.memory import EVENTS_ID, GATE_ID, MARKETS_ID, POSITION_ID, Memory
 from oddstream_server.pipeline.deciding.slots import EventSlot, MarketSlot, Run, UndoLog
 from oddstream_server.strategies import tracker
 from oddstream_server.strategies.gate import Gate, GateParams, Shut
 from oddstream_server.strategies.registry import ConfiguredStrategy
 from oddstream_server.strategies.verdicts import column_values, group_verdict, market_verdict
-
-GATE_ID: Final = "runner.gate"
-MARKETS_ID: Final = "runner.markets"
-EVENTS_ID: Final = "runner.events"
-POSITION_ID: Final = "runner.position"
-"""Names under which the runner's own state is checkpointed beside the strategies'."""
 
 
 def origin_of(venue: Venue) -> DataOrigin:
@@ -55,7 +49,6 @@ class StrategyRunner:
         if len({s.gate.digest() for s in strategies}) > 1:
             raise ValueError("all strategies of a runner have to share one gate's parameters")
         self.strategies = tuple(sorted(strategies, key=lambda s: s.strategy_id))
-        self._by_id = {s.strategy_id: s for s in self.strategies}
         self._alone = tuple(s for s in self.strategies if not s.kind.group)
         self._groups = tuple(s for s in self.strategies if s.kind.group)
         self._digests = {s.strategy_id: s.params_digest for s in self.strategies}
@@ -66,29 +59,23 @@ class StrategyRunner:
         self._reset()
 
     def _reset(self) -> None:
-        self._markets: dict[str, MarketSlot] = {}
-        self._events: dict[str, EventSlot] = {}
-        self._journal = as_of.Journal()
-        self._known_markets: dict[str, Market] = {}
-        self._known_events: dict[str, Event] = {}
+        self._memory = Memory(self.strategies, self._gate)
         self._offered: dict[tuple[int, str], Market | Event] = {}
-        self._farewells: list[SignalEvent] = []
-        self._positions_us: dict[str, int] = {}
         self._undo = UndoLog()
         self._changed: dict[tuple[str, str], None] = {}
 
     @property
     def strategy_ids(self) -> tuple[str, ...]:
         """Ids whose states :meth:`restore` wants, the runner's own included."""
-        return (*self._by_id, GATE_ID, MARKETS_ID, EVENTS_ID, POSITION_ID)
+        return (*(s.strategy_id for s in self.strategies), GATE_ID, MARKETS_ID, EVENTS_ID, POSITION_ID)
 
     def position_us(self, venue: Venue) -> int:
         """Receive time of the last instant of a venue that was decided on; 0 at first."""
-        return self._positions_us.get(venue.value, 0)
+        return self._memory.positions_us.get(venue.value, 0)
 
     @property
     def journal(self) -> as_of.Journal:
-        return self._journal
+        return self._memory.journal
 
     # --- catalog ------------------------------------------------------------------------------------------------
 
@@ -96,18 +83,18 @@ class StrategyRunner:
         """New facts about events and markets; they hold from the next instant that is decided on."""
         for event in events:
             essential_event = as_of.essential_event(event)
-            if self._known_events.get(event.event_id) != essential_event:
+            if self._memory.known_events.get(event.event_id) != essential_event:
                 self._offered[0, event.event_id] = essential_event
         for market in markets:
             essential_market = as_of.essential_market(market)
-            if self._known_markets.get(market.market_id) != essential_market:
+            if self._memory.known_markets.get(market.market_id) != essential_market:
                 self._offered[1, market.market_id] = essential_market
 
     @property
     def has_news(self) -> bool:
         """True where something waits to be decided on even if no tick comes."""
-        return bool(self._farewells) or any(
-            key in (self._markets if rank else self._events) for rank, key in self._offered
+        return bool(self._memory.farewells) or any(
+            key in (self._memory.markets if rank else self._memory.events) for rank, key in self._offered
         )
 
     def _apply_offers(self, venue: Venue, at_us: int) -> list[SignalEvent]:
@@ -120,29 +107,29 @@ class StrategyRunner:
             else:
                 events += self._learn_market(version, at_us, dirty)
         for event_id in sorted(dirty):
-            events += self._look_at_group(self._events[event_id], set(), at_us)
+            events += self._look_at_group(self._memory.events[event_id], set(), at_us)
         return events
 
     def _learn_event(self, event: Event, at_us: int, dirty: set[str]) -> None:
-        self._undo.add_entry("known_events", self._known_events, event.event_id)
-        self._known_events[event.event_id] = event
-        slot = self._events.get(event.event_id)
+        self._undo.add_entry("known_events", self._memory.known_events, event.event_id)
+        self._memory.known_events[event.event_id] = event
+        slot = self._memory.events.get(event.event_id)
         if slot is not None:
             self._touch_event(slot)
             slot.event = event
-            self._write_journal(self._journal.events, EVENTS_ID, event.event_id, event, at_us)
-            slot.lay_out(self._markets)
+            self._write_journal(self._memory.journal.events, EVENTS_ID, event.event_id, event, at_us)
+            slot.lay_out(self._memory.markets)
             dirty.add(event.event_id)
 
     def _learn_market(self, market: Market, at_us: int, dirty: set[str]) -> Sequence[SignalEvent]:
-        self._undo.add_entry("known_markets", self._known_markets, market.market_id)
-        self._known_markets[market.market_id] = market
-        slot = self._markets.get(market.market_id)
+        self._undo.add_entry("known_markets", self._memory.known_markets, market.market_id)
+        self._memory.known_markets[market.market_id] = market
+        slot = self._memory.markets.get(market.market_id)
         if slot is None:
             return ()
         self._touch_market(slot)
         slot.market = market
-        self._write_journal(self._journal.markets, MARKETS_ID, market.market_id, market, at_us)
+        self._write_journal(self._memory.journal.markets, MARKETS_ID, market.market_id, market, at_us)
         events: list[SignalEvent] = []
         if slot.shut is not Shut.OPEN:
             for strategy in self._alone:
@@ -183,14 +170,14 @@ class StrategyRunner:
                 at_us = max(now_us, self.position_us(venue) + 1)
                 self._move_to(venue, at_us)
                 events += self._apply_offers(venue, at_us)
-        return Decision(tuple(events), tuple(self._states()) if self._checkpoints else ())
+        return Decision(tuple(events), tuple(self._memory.states(self._changed)) if self._checkpoints else ())
 
     def _move_to(self, venue: Venue, instant_us: int) -> None:
-        self._positions_us[venue.value] = max(self.position_us(venue), instant_us)
+        self._memory.positions_us[venue.value] = max(self.position_us(venue), instant_us)
         self._changed[POSITION_ID, venue.value] = None
 
     def _say_farewell(self, at_us: int) -> list[SignalEvent]:
-        leaving, self._farewells = self._farewells, []
+        leaving, self._memory.farewells = self._memory.farewells, []
         return [event for event in leaving if tracker.unexpired(event, at_us)]
 
     def _look_at_instant(self, instant: Iterable[Quote | Trade], at_us: int) -> list[SignalEvent]:
@@ -200,7 +187,7 @@ class StrategyRunner:
             if isinstance(tick, Quote):
                 events += self._look_at_quote(tick, gaps)
         for event_id in sorted(gaps):
-            events += self._look_at_group(self._events[event_id], gaps[event_id], at_us)
+            events += self._look_at_group(self._memory.events[event_id], gaps[event_id], at_us)
         return events
 
     def commit(self) -> None:
@@ -211,17 +198,18 @@ class StrategyRunner:
     def rollback(self) -> None:
         """Undo what the last :meth:`decide` changed: its transaction failed."""
         touched = set(self._undo.keys("event"))
-        touched |= {self._markets[key].market.event_id or "" for key in self._undo.keys("market")}
+        touched |= {self._memory.markets[key].market.event_id or "" for key in self._undo.keys("market")}
         self._undo.roll_back()
-        for event_id in touched & self._events.keys():
-            self._events[event_id].lay_out(self._markets)
+        for event_id in touched & self._memory.events.keys():
+            self._memory.events[event_id].lay_out(self._memory.markets)
         self._changed.clear()
 
     def _begin(self) -> None:
-        farewells, offered, positions = list(self._farewells), dict(self._offered), dict(self._positions_us)
+        memory, offered = self._memory, dict(self._offered)
+        farewells, positions_us = list(memory.farewells), dict(memory.positions_us)
 
         def undo() -> None:
-            self._farewells, self._positions_us = farewells, positions
+            memory.farewells, memory.positions_us = farewells, positions_us
             self._offered = offered | self._offered
 
         self._undo.add("batch", "", undo)
@@ -323,26 +311,25 @@ class StrategyRunner:
     # --- slots --------------------------------------------------------------------------------------------------
 
     def _market_slot(self, market_id: str, at_us: int) -> MarketSlot | None:
-        slot = self._markets.get(market_id)
-        if slot is None and (market := self._known_markets.get(market_id)) is not None:
-            runs = {s.strategy_id: Run(s.kernel.new_state()) for s in self._alone}
-            slot = MarketSlot(market, self._gate.new_state(), runs=runs)
-            self._undo.add_entry("markets", self._markets, market_id)
-            self._markets[market_id] = slot
-            self._write_journal(self._journal.markets, MARKETS_ID, market_id, market, at_us)
+        slot = self._memory.markets.get(market_id)
+        if slot is None and (market := self._memory.known_markets.get(market_id)) is not None:
+            slot = self._memory.new_market_slot(market)
+            self._undo.add_entry("markets", self._memory.markets, market_id)
+            self._memory.markets[market_id] = slot
+            self._write_journal(self._memory.journal.markets, MARKETS_ID, market_id, market, at_us)
         return slot
 
     def _event_slot(self, market: Market, at_us: int) -> EventSlot | None:
         event_id = market.event_id
         if event_id is None or not self._groups:
             return None
-        slot = self._events.get(event_id)
-        if slot is None and (event := self._known_events.get(event_id)) is not None:
-            slot = EventSlot(event, self._groups, self._gate)
-            self._undo.add_entry("events", self._events, event_id)
-            self._events[event_id] = slot
-            self._write_journal(self._journal.events, EVENTS_ID, event_id, event, at_us)
-            slot.lay_out(self._markets)
+        slot = self._memory.events.get(event_id)
+        if slot is None and (event := self._memory.known_events.get(event_id)) is not None:
+            slot = self._memory.new_event_slot(event)
+            self._undo.add_entry("events", self._memory.events, event_id)
+            self._memory.events[event_id] = slot
+            self._write_journal(self._memory.journal.events, EVENTS_ID, event_id, event, at_us)
+            slot.lay_out(self._memory.markets)
         return slot
 
     def _write_journal(
@@ -374,79 +361,20 @@ class StrategyRunner:
         for strategy in self._groups:
             self._changed[strategy.strategy_id, event_id] = None
 
-    # --- checkpoints --------------------------------------------------------------------------------------------
-
-    def _states(self) -> Iterable[StrategyState]:
-        for name, key in self._changed:
-            if name == GATE_ID:
-                market = self._markets[key]
-                yield StrategyState(name, key, market.gate.tobytes(), market.encode_quote())
-            elif name == MARKETS_ID:
-                yield StrategyState(name, key, b"", as_of.encode(self._journal.markets[key]))
-            elif name == EVENTS_ID:
-                yield StrategyState(name, key, b"", as_of.encode(self._journal.events[key]))
-            elif name == POSITION_ID:
-                yield StrategyState(name, key, self._positions_us[key].to_bytes(8, "big"), b"")
-            else:
-                holder = self._events if self._by_id[name].kind.group else self._markets
-                run = holder[key].runs[name]
-                kernel = self._stamp(name) + run.state.tobytes()
-                yield StrategyState(name, key, kernel, tracker.checkpoint(run.opened))
-
-    def _stamp(self, strategy_id: str) -> bytes:
-        """Eight bytes that change with the strategy's version and parameters."""
-        kind = self._by_id[strategy_id].kind
-        return hashlib.sha256(f"{kind.kind}/{kind.version}/{self._digests[strategy_id]}".encode()).digest()[:8]
-
     def restore(self, states: Iterable[StrategyState]) -> None:
         """Forget everything and go on from checkpoints; facts offered so far are offered again.
 
         A state of another version or other parameters is dropped, and its open opportunity is withdrawn with
         STRATEGY_CHANGED by the next :meth:`decide`.
         """
-        offers = [*self._known_events.values(), *self._known_markets.values(), *self._offered.values()]
+        memory = self._memory
+        offers = [*memory.known_events.values(), *memory.known_markets.values(), *self._offered.values()]
         self._reset()
-        stored = list(states)
-        self._restore_journal(stored)
-        for state in stored:
-            if state.strategy_id == GATE_ID and state.subject_id in self._markets:
-                slot = self._markets[state.subject_id]
-                slot.gate = self._gate.load_state(state.kernel)
-                slot.decode_quote(state.opportunities)
-        for event_id, versions in self._journal.events.items():
-            self._events[event_id] = EventSlot(versions[-1][1], self._groups, self._gate)
-            self._events[event_id].lay_out(self._markets)
-        for state in stored:
-            if state.strategy_id in self._by_id:
-                self._restore_run(state)
-        for offer in offers:
-            self.offer_catalog(
-                [offer] if isinstance(offer, Event) else [], [offer] if isinstance(offer, Market) else []
-            )
-
-    def _restore_journal(self, stored: Sequence[StrategyState]) -> None:
-        for state in stored:
-            if state.strategy_id == MARKETS_ID:
-                markets = [(t, v) for t, v in as_of.decode(state.opportunities) if isinstance(v, Market)]
-                self._journal.markets[state.subject_id] = markets
-                self._known_markets[state.subject_id] = markets[-1][1]
-                runs = {s.strategy_id: Run(s.kernel.new_state()) for s in self._alone}
-                self._markets[state.subject_id] = MarketSlot(markets[-1][1], self._gate.new_state(), runs=runs)
-            elif state.strategy_id == EVENTS_ID:
-                events = [(t, v) for t, v in as_of.decode(state.opportunities) if isinstance(v, Event)]
-                self._journal.events[state.subject_id] = events
-                self._known_events[state.subject_id] = events[-1][1]
-            elif state.strategy_id == POSITION_ID:
-                self._positions_us[state.subject_id] = int.from_bytes(state.kernel, "big")
-
-    def _restore_run(self, state: StrategyState) -> None:
-        strategy = self._by_id[state.strategy_id]
-        slot = (self._events if strategy.kind.group else self._markets).get(state.subject_id)
-        opened = tracker.from_checkpoint(state.opportunities)
-        if slot is not None and state.kernel[:8] == self._stamp(state.strategy_id):
-            slot.runs[state.strategy_id] = Run(strategy.kernel.load_state(state.kernel[8:]), opened)
-        elif opened is not None:
-            self._farewells.append(tracker.withdrawn(opened, tracker.STRATEGY_CHANGED))
+        self._memory.load(list(states))
+        self.offer_catalog(
+            [offer for offer in offers if isinstance(offer, Event)],
+            [offer for offer in offers if isinstance(offer, Market)],
+        )
 
 
 def _gate_reason(opened: SignalEvent, slot: EventSlot, gaps: set[str], at_us: int) -> str | None:

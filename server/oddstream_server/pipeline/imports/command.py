@@ -48,12 +48,15 @@ async def import_quotes(
     markets_file: Path | None = None,
     progress: Progress = lambda stage, done, total: None,
     batch_rows: int = BATCH_ROWS,
+    candles: bool = True,
 ) -> ImportReport:
     """Import one file of quotes; the same file again stores nothing twice, and a stopped import goes on.
 
     Markets that the catalog doesn't know are created, from ``markets_file`` (Parquet with the form's market column)
     where it tells of them, else from the rows. They are CLOSED: an import is the past.
 
+    :param candles: also merge the quotes into candles. Sparse quotes make almost as many one-minute candles as there are
+        rows; without, a later call with them builds what is missing.
     :raises InvalidArgument: the path or a column isn't what the form needs.
     :raises Aborted: another process imports the same file.
     """
@@ -69,7 +72,8 @@ async def import_quotes(
         begun = opened.position
         rejected = await _store_rows(path, form, opened, introducer, progress, total, batch_rows)
         rows = opened.position
-        await opened.build_candles(lambda done, of: progress("candles", done, of))
+        if candles:
+            await opened.build_candles(lambda done, of: progress("candles", done, of))
     return ImportReport(rows, rows - begun, introducer.created, rejected)
 
 
