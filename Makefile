@@ -21,6 +21,12 @@ run: .venv/run.stamp ## start everything: embedded services, pipeline, gRPC on 5
 test: .venv/dev.stamp ## all tests but the long drills: parallel, random order, branch coverage gate
 	@$(BIN)/python -m pytest -n $(or $(JOBS),4) --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=80 $(ARGS)
 
+## Measure it
+
+.PHONY: bench-import
+bench-import: .venv/dev.stamp ## import of recorded quotes against the server's own COPY (CHECK=1 fails where an aim is missed)
+	@$(BIN)/python -m loadtests.import_bench $(DATA)
+
 ## Work on it
 
 .PHONY: setup

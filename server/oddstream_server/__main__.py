@@ -2,11 +2,14 @@
 
 import asyncio
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from oddstream_server.settings import Settings, SettingsError, load_settings
+from oddstream_server.settings import Settings, SettingsError, load_settings, set_grpc_cipher_suites
 
 cli = typer.Typer(
     name="oddstream-server",
@@ -22,6 +25,18 @@ def _settings() -> Settings:
         return load_settings()
     except SettingsError as error:
         _refuse(str(error))
+
+
+def _refuse_older_tls(settings: Settings) -> None:
+    from oddstream_server.transport.certificates import CertificateFiles, CertificateUnusable, restrict_grpc
+
+    if settings.tls_certificate_file is None or settings.tls_private_key_file is None:
+        return
+    files = CertificateFiles(settings.tls_certificate_file, settings.tls_private_key_file, settings.tls_client_ca_file)
+    try:
+        restrict_grpc(files, set_grpc_cipher_suites)
+    except CertificateUnusable as error:
+        _refuse(f"ODDSTREAM_TLS_CERTIFICATE_FILE: {error}")
 
 
 def _refuse(text: str) -> NoReturn:
@@ -44,10 +59,11 @@ def run() -> None:
 @cli.command()
 def serve(index: Annotated[int, typer.Option(min=0, help="Number of this serving process.")] = 0) -> None:
     """Serve gRPC from a database and Redis given by settings."""
+    settings = _settings()
+    _refuse_older_tls(settings)  # before anything imports gRPC
     from oddstream_server.app.process import run_worker
     from oddstream_server.app.serve import serve as serve_until
 
-    settings = _settings()
     raise SystemExit(run_worker(settings, f"serve-{index}", lambda stop: serve_until(settings, index, stop)))
 
 
@@ -64,14 +80,69 @@ def pipeline() -> None:
 @cli.command()
 def migrate() -> None:
     """Bring the schema of ODDSTREAM_DATABASE_URL to this version, under a lock."""
-    from oddstream_server.app.process import default_migrations_folder, say
+    from oddstream_server.app.process import database_tls, default_migrations_folder, say
+    from oddstream_server.storage.connector import Connector
     from oddstream_server.storage.migrate import upgrade
 
     settings = _settings()
     if settings.database_url is None:
         _refuse("ODDSTREAM_DATABASE_URL: is needed; the embedded database is migrated by `oddstream-server run`")
     folder = settings.migrations_dir or default_migrations_folder()
-    upgrade(settings.database_url.get_secret_value(), report=say, folder=folder)
+    connector = Connector(settings.database_url.get_secret_value(), tls=database_tls(settings))
+    upgrade(connector, report=say, folder=folder)
+
+
+imports = typer.Typer(help="Bring files into the tick store.", no_args_is_help=True)
+cli.add_typer(imports, name="import")
+
+
+@imports.command("quotes")
+def import_quotes(
+    files: Annotated[list[Path], typer.Argument(help="Parquet or CSV files; a folder stands for the Parquet in it.")],
+    form: Annotated[str, typer.Option(help="What the columns mean: polymarket_us or kalshi_ladder.")],
+    markets: Annotated[Path | None, typer.Option(help="Parquet that describes the markets.")] = None,
+    candles: Annotated[bool, typer.Option(help="Also merge the quotes into candles.")] = True,
+) -> None:
+    """Import quotes; a stopped import goes on where it was, and a file that is in already is not stored twice."""
+    from oddstream_server.app.data import import_quote_files
+
+    paths = [found for given in files for found in (sorted(given.rglob("*.parquet")) if given.is_dir() else [given])]
+    if not paths:
+        _refuse("files: the folder holds no Parquet file; name one that does, or files")
+    _run_command(import_quote_files(_settings(), paths, form, markets, candles))
+
+
+@cli.command()
+def replay(
+    begin: Annotated[datetime | None, typer.Option("--from", help="First receive time, UTC.")] = None,
+    end: Annotated[datetime | None, typer.Option("--to", help="First receive time that is left out, UTC.")] = None,
+    market: Annotated[list[str] | None, typer.Option(help="A market id; may be given more than once.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Append nothing; only tell the digest.")] = False,
+) -> None:
+    """Run stored ticks through the strategies again: the same input gives the same signals, byte for byte."""
+    from oddstream_server.app.data import replay_stored
+    from oddstream_server.application.ports import TimeRange
+
+    span = TimeRange(_instant_us(begin), _instant_us(end))
+    _run_command(replay_stored(_settings(), span, market or (), append=not dry_run))
+
+
+def _instant_us(given: datetime | None) -> int | None:
+    return None if given is None else int(given.replace(tzinfo=UTC).timestamp()) * 1_000_000
+
+
+def _run_command(work: Coroutine[Any, Any, None]) -> None:
+    """Run a command on stored data; what it refuses is said in words."""
+    from oddstream_server.app.data import Refused
+    from oddstream_server.domain.errors import OddstreamError
+    from oddstream_server.embedded.errors import EmbeddedError
+
+    try:
+        asyncio.run(work)
+    except (OddstreamError, EmbeddedError, Refused) as error:
+        _refuse(str(error))
+    except KeyboardInterrupt:
+        _refuse("stopped; the same command goes on where it was")
 
 
 @cli.command()

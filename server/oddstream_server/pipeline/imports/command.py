@@ -55,8 +55,8 @@ async def import_quotes(
     Markets that the catalog doesn't know are created, from ``markets_file`` (Parquet with the form's market column)
     where it tells of them, else from the rows. They are CLOSED: an import is the past.
 
-    :param candles: also merge the quotes into candles. Sparse quotes make almost as many one-minute candles as there are
-        rows; without, a later call with them builds what is missing.
+    :param candles: also merge the quotes into candles. Sparse quotes make almost as many one-minute candles as rows;
+        a later call with candles builds what is missing.
     :raises InvalidArgument: the path or a column isn't what the form needs.
     :raises Aborted: another process imports the same file.
     """
