@@ -15,7 +15,6 @@ pytestmark = pytest.mark.timeout(240)
 HEAD = (
     "captured_at,series,event_ticker,ticker,strike_type,floor_strike,cap_strike,yes_bid,yes_ask,close_time,spot,result"
 )
-)
 
 
 def ladder(path: Path, minutes: int = 30) -> Path:
