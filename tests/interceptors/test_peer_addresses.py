@@ -2,7 +2,8 @@
 
 import pytest
 
-from oddstream_server.interceptors.request_context import PeerAddresses, network_of, traceparent_of
+from oddstream_server.application.request import network_of
+from oddstream_server.interceptors.request_context import PeerAddresses, traceparent_of
 
 DIRECT = PeerAddresses()
 BEHIND = PeerAddresses(("10.0.0.0/8", "2001:db8::/32"))

@@ -7,7 +7,7 @@ from oddstream_server.domain.errors import InvalidArgument
 from oddstream_server.domain.strategy import StrategyOrigin
 from oddstream_server.strategies import registry as module
 from oddstream_server.strategies.gate import GateParams
-from oddstream_server.strategies.registry import Registry, StrategyList, StrategyLoadError
+from oddstream_server.strategies.registry import Registry, StrategyLoadError
 from tests.strategies.test_kernels import a_kind
 
 OTHER = a_kind(kind="test.other")
@@ -68,8 +68,8 @@ def test_the_digest_covers_the_parameters_and_the_gate() -> None:
     assert registry.configure("arb.event_sum", {}).params_digest in digests
 
 
-async def test_the_list_shows_each_strategy_with_its_parameters_and_their_bounds() -> None:
-    listed = await StrategyList(Registry().configure_all()).list_strategies()
+def test_the_list_shows_each_strategy_with_its_parameters_and_their_bounds() -> None:
+    listed = [strategy.describe() for strategy in Registry().configure_all()]
     assert [s.strategy_id for s in listed] == ["arb.event_sum", "stat.mean_reversion"]
     for strategy in listed:
         assert strategy.description

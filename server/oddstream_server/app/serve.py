@@ -25,6 +25,7 @@ from oddstream_server.app.process import (
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.markets import Markets
 from oddstream_server.application.signals import Signals
+from oddstream_server.application.strategy_settings import StrategySettings
 from oddstream_server.feed.live_feeds import LiveFeeds
 from oddstream_server.feed.streams import StreamLimits
 from oddstream_server.interceptors.assembly import ChainSettings, build_chain
@@ -36,11 +37,12 @@ from oddstream_server.settings import Settings
 from oddstream_server.shared_state.books import RedisBookCache
 from oddstream_server.shared_state.connection import SharedState
 from oddstream_server.shared_state.limiter import LeasedRateLimiter
+from oddstream_server.storage.administration.controls import ControlsReader
 from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.storage.ticks import TickStore
-from oddstream_server.strategies.registry import Registry, StrategyList
+from oddstream_server.strategies.registry import Registry
 from oddstream_server.transport.contract import load_contract
 from oddstream_server.transport.converters.streams import QuoteWireCodec, SignalWireCodec
 from oddstream_server.transport.health import HealthServicer
@@ -91,7 +93,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
     )
 
     markets = Markets(catalog, ticks, RedisBookCache(shared_state, registry), signal_log, now_us)
-    signals = Signals(signal_log, StrategyList(strategies.configure_all()))
+    signals = Signals(signal_log, StrategySettings(strategies, ControlsReader(database)))
     # The class decorator answers every rpc that a class doesn't serve; the checker sees the abstract base alone.
     market_service = MarketService(markets, QuoteStreams(feeds.quotes, now_us).watch, now_us)  # type: ignore[abstract]  # as said
     signal_service = SignalService(signals, SignalStreams(feeds.signals, now_us).watch)  # type: ignore[abstract]  # as said

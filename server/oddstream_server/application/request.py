@@ -4,9 +4,11 @@ It travels in a context variable, so that storage can put the correlation id int
 deadline into ``statement_timeout`` without either being handed through every use case.
 """
 
+import ipaddress
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 
 from oddstream_server.domain.principal import Principal
 
@@ -29,6 +31,11 @@ class RequestContext:
     @property
     def trace_id(self) -> str:
         return self.traceparent[3:35]
+
+    @property
+    def peer_network(self) -> str:
+        """What of the caller's address may be logged and kept."""
+        return network_of(self.peer_address)
 
     def remaining_seconds(self) -> float | None:
         """What is left, at least 0; None where there is no deadline."""
@@ -59,3 +66,13 @@ def require_principal() -> Principal:
     if request is None or request.principal is None:
         raise LookupError("no authenticated call in this context")
     return request.principal
+
+
+@lru_cache(maxsize=4096)
+def network_of(address: str) -> str:
+    """The /24 or /48 of an address: enough to see who floods, and not a person's address."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network(f"{ip}/{24 if ip.version == 4 else 48}", strict=False))

@@ -117,8 +117,10 @@ class NotFound(OddstreamError):
 
 
 class AlreadyExists(OddstreamError):
-    def __init__(self, resource_type: str, resource_name: str, *, reason: str) -> None:
-        super().__init__(f"{resource_type} {resource_name!r} exists already", reason=reason)
+    def __init__(
+        self, resource_type: str, resource_name: str, *, reason: str, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(f"{resource_type} {resource_name!r} exists already", reason=reason, metadata=metadata)
         self.resource_type = resource_type
         self.resource_name = resource_name
 

@@ -1,6 +1,6 @@
 """Who calls: a principal, its role and the scopes that narrow it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from oddstream_server.domain.market import Venue
@@ -25,6 +25,11 @@ class Scopes:
     networks: tuple[str, ...] = ()
     """CIDR blocks that the peer must be in."""
     calls_per_minute: int | None = None
+    """Cost units; None is the server's default, here and below."""
+    stream_limit: int | None = None
+    """Streams open at once."""
+    backtest_limit: int | None = None
+    """Backtests and sweeps queued or running at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +42,5 @@ class Principal:
     scopes: Scopes = Scopes()
     key_id: str | None = None
     expire_time_us: int | None = None
+    credential: str = field(default="", compare=False)
+    """Which secret of the key proved it, as a short digest: a key in rotation has two."""

@@ -1,5 +1,6 @@
 """What a strategy is to its users: a kind of signal with the parameters that it runs with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -44,3 +45,18 @@ class StrategyDescription:
     origin: StrategyOrigin
     update_time_us: int | None = None
     """When parameters or the switch last changed; None while they are as they were delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class StrategySetting:
+    """What an operator made of a strategy; one without a setting is enabled and runs with its defaults."""
+
+    strategy_id: str
+    revision: int
+    """Grows at each change."""
+    enabled: bool
+    params: Mapping[str, int]
+    """By name; those left out have their defaults."""
+    params_revision: int
+    """1 for the parameters that the strategy was delivered with; grows as they change."""
+    update_time_us: int

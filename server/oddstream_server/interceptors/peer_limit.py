@@ -8,7 +8,6 @@ from oddstream_server.application.keys.authentication import Authenticator, bear
 from oddstream_server.application.ports import RateLimiter
 from oddstream_server.domain.errors import ResourceExhausted, Unauthenticated
 from oddstream_server.interceptors.call import Call, Proceed
-from oddstream_server.interceptors.request_context import network_of
 
 _HEALTH_CALLS_PER_MINUTE = 6000
 
@@ -52,7 +51,7 @@ class PeerLimitInterceptor:
     def _exhausted(self, call: Call, per_minute: int, retry_after_us: int) -> ResourceExhausted:
         return ResourceExhausted(
             f"more than {per_minute} unauthenticated calls a minute came from this address",
-            subject=f"address {network_of(call.request_context.peer_address)}: unauthenticated calls per minute",
+            subject=f"address {call.request_context.peer_network}: unauthenticated calls per minute",
             retry_after_us=retry_after_us,
         )
 

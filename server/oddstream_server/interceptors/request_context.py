@@ -5,7 +5,6 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
@@ -58,7 +57,7 @@ def _log_end(call: Call, started: float) -> None:
         "method": call.method.full_name,
         "code": call.code.name,
         "duration_ms": round((time.perf_counter() - started) * 1000, 3),
-        "peer_network": network_of(request.peer_address),
+        "peer_network": request.peer_network,
     }
     if request.principal is not None:
         fields["subject"] = request.principal.subject
@@ -74,16 +73,6 @@ def traceparent_of(given: str | None) -> str:
     match = _TRACEPARENT_PATTERN.fullmatch(given) if given else None
     trace_id, flags = (match[1], match[2]) if match else (secrets.token_hex(16), "00")
     return f"00-{trace_id}-{secrets.token_hex(8)}-{flags}"
-
-
-@lru_cache(maxsize=4096)
-def network_of(address: str) -> str:
-    """The /24 or /48 of an address: enough to see who floods, and not a person's address."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    return str(ipaddress.ip_network(f"{ip}/{24 if ip.version == 4 else 48}", strict=False))
 
 
 class PeerAddresses:

@@ -1,6 +1,6 @@
 """API keys: found by id, never by their secret, of which only a keyed hash is stored."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import func, insert, or_, select, update
@@ -42,6 +42,8 @@ class ApiKeyStore:
             "create_time": key.create_time_us,
             "expire_time": key.expire_time_us,
             "revoke_time": key.revoke_time_us,
+            "environment": "live",
+            "revision": 1,
         }
         async with self._database.transaction() as transaction:
             taken = await transaction.core.execute(
@@ -85,8 +87,19 @@ class ApiKeyStore:
             )
 
 
+def scopes_of(document: Mapping[str, Any]) -> Scopes:
+    return Scopes(
+        services=tuple(document["services"]),
+        venues=tuple(Venue(v) for v in document["venues"]),
+        networks=tuple(document["networks"]),
+        calls_per_minute=document["calls_per_minute"],
+        # Keys of the first release have no limits of these two.
+        stream_limit=document.get("stream_limit"),
+        backtest_limit=document.get("backtest_limit"),
+    )
+
+
 def _key(row: Any) -> StoredKey:
-    scopes = row.scopes
     return StoredKey(
         key_id=row.key_id,
         owner=row.owner,
@@ -95,16 +108,14 @@ def _key(row: Any) -> StoredKey:
         principal=Principal(
             subject=row.key_id,
             role=Role(row.role),
-            scopes=Scopes(
-                services=tuple(scopes["services"]),
-                venues=tuple(Venue(v) for v in scopes["venues"]),
-                networks=tuple(scopes["networks"]),
-                calls_per_minute=scopes["calls_per_minute"],
-            ),
+            scopes=scopes_of(row.scopes),
             key_id=row.key_id,
             expire_time_us=row.expire_time,
         ),
         create_time_us=row.create_time,
         revoke_time_us=row.revoke_time,
         expire_time_us=row.expire_time,
+        previous_secret_hmac=row.previous_secret_hmac,
+        previous_pepper_version=row.previous_pepper_version,
+        overlap_end_time_us=row.overlap_end_time,
     )

@@ -145,10 +145,12 @@ pipeline_runs = Table(
     Column("venue", Text),
     Column("stage", Text, nullable=False),
     Column("state", Text, nullable=False),
-    Column("begin_time", Instant, nullable=False),
+    Column("begin_time", Instant),
     Column("end_time", Instant),
     Column("counts", JSONB, nullable=False),
     Column("error", Text),
+    Column("create_time", Instant, nullable=False),
+    Column("requested_by", Text),
 )
 
 signal_log_head = Table(
@@ -202,4 +204,52 @@ api_keys = Table(
     Column("expire_time", Instant),
     Column("revoke_time", Instant),
     Column("last_used_time", Instant),
+    Column("environment", Text, nullable=False),
+    Column("subject_id", Text),
+    Column("previous_secret_hmac", LargeBinary),
+    Column("previous_pepper_version", Integer),
+    Column("rotate_time", Instant),
+    Column("overlap_end_time", Instant),
+    Column("revision", Integer, nullable=False),
+)
+
+audit_entries = Table(
+    "audit_entries",
+    metadata,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("create_time", Instant, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("api_key_id", Text),
+    Column("peer_network", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("request_digest", Text, nullable=False),
+    Column("resource", Text, nullable=False),
+    Column("before", JSONB(none_as_null=True)),
+    Column("after", JSONB(none_as_null=True)),
+    Column("correlation_id", Text, nullable=False),
+    Column("previous_hash", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+)
+
+halts = Table(
+    "halts",
+    metadata,
+    Column("halt_id", Text, primary_key=True),
+    Column("reach", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("ordered_by", Text, nullable=False),
+    Column("create_time", Instant, nullable=False),
+    Column("lift_time", Instant),
+)
+
+subjects = Table(
+    "subjects",
+    metadata,
+    Column("subject_id", Text, primary_key=True),
+    Column("email_index", LargeBinary),
+    Column("name_sealed", LargeBinary),
+    Column("email_sealed", LargeBinary),
+    Column("create_time", Instant, nullable=False),
 )

@@ -7,12 +7,12 @@ A package adds kinds by an entry point of the group ``oddstream.strategies`` who
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import Final
 
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument
-from oddstream_server.domain.strategy import StrategyDescription, StrategyOrigin, StrategyParameter
+from oddstream_server.domain.strategy import StrategyDescription, StrategyOrigin, StrategyParameter, StrategySetting
 from oddstream_server.strategies.event_sum import EVENT_SUM
 from oddstream_server.strategies.gate import Gate, GateParams
 from oddstream_server.strategies.kernel import Kernel, StrategyKind
@@ -38,6 +38,8 @@ class ConfiguredStrategy:
     kernel: Kernel
     gate: Gate
     origin: StrategyOrigin
+    setting: StrategySetting | None = None
+    """What an operator made of it; None where it runs as delivered."""
 
     @property
     def kind(self) -> StrategyKind:
@@ -62,7 +64,7 @@ class ConfiguredStrategy:
             description=kind.description,
             formula_source=kind.formula_source,
             strength_map=kind.strength_map,
-            enabled=True,
+            enabled=self.setting is None or self.setting.enabled,
             parameters=tuple(
                 StrategyParameter(
                     name=name,
@@ -76,22 +78,13 @@ class ConfiguredStrategy:
                 for name in sorted(rules)
             ),
             params_digest=self.params_digest,
-            params_revision=1,
+            params_revision=1 if self.setting is None else self.setting.params_revision,
             input_columns=kind.columns,
             warm_up_us=kind.warm_up_us,
             group=kind.group,
             origin=self.origin,
+            update_time_us=None if self.setting is None else self.setting.update_time_us,
         )
-
-
-class StrategyList:
-    """Fulfils :class:`~oddstream_server.application.ports.StrategyCatalog` for a process's configured strategies."""
-
-    def __init__(self, strategies: Iterable[ConfiguredStrategy]) -> None:
-        self._descriptions = tuple(s.describe() for s in sorted(strategies, key=lambda s: s.strategy_id))
-
-    async def list_strategies(self) -> Sequence[StrategyDescription]:
-        return self._descriptions
 
 
 class Registry:
@@ -166,3 +159,41 @@ class Registry:
     def configure_all(self) -> tuple[ConfiguredStrategy, ...]:
         """Every kind with its defaults, by ascending name."""
         return tuple(self.configure(kind.kind) for kind in self)
+
+    def configured(self, settings: Iterable[StrategySetting]) -> tuple[ConfiguredStrategy, ...]:
+        """Every kind that is switched on, with what operators made of it, by ascending name."""
+        by_id = {setting.strategy_id: setting for setting in settings}
+        found = (self.with_setting(kind.kind, by_id.get(kind.kind)) for kind in self)
+        return tuple(strategy for strategy in found if strategy.describe().enabled)
+
+    def with_setting(self, name: str, setting: StrategySetting | None) -> ConfiguredStrategy:
+        """A kind with what an operator made of it.
+
+        Parameters that this release's rules refuse are not run with, nor replaced by others that nobody chose: the
+        strategy is switched off.
+
+        :raises InvalidArgument: there is no such kind.
+        """
+        try:
+            configured = self.configure(name, None if setting is None else setting.params)
+        except InvalidArgument:
+            if setting is None or name not in self._kinds:
+                raise
+            configured, setting = self.configure(name), replace(setting, enabled=False)
+        return replace(configured, setting=setting)
+
+    # --- for those who change strategies --------------------------------------------------------------------------
+
+    def strategy_ids(self) -> Sequence[str]:
+        return sorted(self._kinds)
+
+    def describe(self, strategy_id: str, setting: StrategySetting | None) -> StrategyDescription | None:
+        """None where there is no such strategy."""
+        return self.with_setting(strategy_id, setting).describe() if strategy_id in self._kinds else None
+
+    def check(self, strategy_id: str, params: Mapping[str, int]) -> None:
+        """:raises InvalidArgument: STRATEGY_PARAMETER_INVALID; each violation names its parameter."""
+        try:
+            self.configure(strategy_id, params)
+        except InvalidArgument as error:
+            raise InvalidArgument(error.violations, reason="STRATEGY_PARAMETER_INVALID") from None

@@ -12,7 +12,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -80,8 +80,10 @@ class Authenticator:
         self._checked: OrderedDict[bytes, _Checked] = OrderedDict()
         self._generation = 0
         self._reading: dict[str, asyncio.Task[StoredKey | None]] = {}
-        self._watched: dict[str, set[OnEnd]] = {}
-        """By key id: what ends each of its open streams."""
+        self._watched: dict[str, dict[OnEnd, Principal]] = {}
+        """By key id: what ends each of its open streams, and as whom it was opened."""
+        self._expiring: dict[OnEnd, Principal] = {}
+        """Streams of callers who came without an API key; all that can end is their token or certificate."""
         self._wake = asyncio.Event()
         self._used: set[str] = set()
         self._touched_at = -math.inf
@@ -147,14 +149,18 @@ class Authenticator:
         """
         key_id = principal.key_id
         if key_id is None:
-            yield
+            self._expiring[on_end] = principal
+            try:
+                yield
+            finally:
+                self._expiring.pop(on_end, None)
             return
-        self._watched.setdefault(key_id, set()).add(on_end)
+        self._watched.setdefault(key_id, {})[on_end] = principal
         try:
             yield
         finally:
-            streams = self._watched.get(key_id, set())
-            streams.discard(on_end)
+            streams = self._watched.get(key_id, {})
+            streams.pop(on_end, None)
             if not streams:
                 self._watched.pop(key_id, None)
 
@@ -171,6 +177,10 @@ class Authenticator:
             await self._touch()
 
     async def _recheck(self) -> None:
+        for on_end, principal in list(self._expiring.items()):
+            if self._expired(principal):
+                del self._expiring[on_end]
+                on_end(_ended())
         key_ids = list(self._watched)
         for first in range(0, len(key_ids), _READS_AT_A_TIME):
             await asyncio.gather(*(self._recheck_key(key_id) for key_id in key_ids[first : first + _READS_AT_A_TIME]))
@@ -184,9 +194,8 @@ class Authenticator:
             log.exception("the key of open streams could not be read again", key_id=key_id)
             return
         if stored is None or self._revoked_or_expired(stored):
-            error = Unauthenticated("the key of this stream was revoked or has expired", reason="CREDENTIAL_REVOKED")
             for on_end in self._watched.pop(key_id, ()):
-                on_end(error)
+                on_end(_ended())
 
     async def _touch(self) -> None:
         if not self._used or self._monotonic() - self._touched_at < TOUCH_SECONDS:
@@ -221,14 +230,33 @@ class Authenticator:
     def _verify(self, key: KeyText, stored: StoredKey | None) -> Principal:
         version = stored.pepper_version if stored else self._peppers.newest
         matches = self._peppers.matches(key, version, stored.secret_hmac if stored else _DUMMY_PROOF)
-        if stored is None or not matches or self._revoked_or_expired(stored):
+        # The secret before a rotation is compared for every key, with one or without: all take the same work.
+        old_version = stored.previous_pepper_version if stored else None
+        old_proof = stored.previous_secret_hmac if stored else None
+        matches_old = self._peppers.matches(key, old_version or self._peppers.newest, old_proof or _DUMMY_PROOF)
+        if stored is None or not (matches or matches_old) or self._revoked_or_expired(stored):
             raise invalid_key()
-        return stored.principal
+        if matches:
+            return replace(stored.principal, credential=_credential(stored.secret_hmac))
+        overlap_end_us = stored.overlap_end_time_us or 0
+        if overlap_end_us <= self._now():
+            raise invalid_key()
+        expire_us = stored.expire_time_us
+        until_us = overlap_end_us if expire_us is None else min(overlap_end_us, expire_us)
+        return replace(stored.principal, expire_time_us=until_us, credential=_credential(old_proof or b""))
 
     def _revoked_or_expired(self, stored: StoredKey) -> bool:
         now_us = self._now()
         revoked = stored.revoke_time_us is not None and stored.revoke_time_us <= now_us
         return revoked or (stored.expire_time_us is not None and stored.expire_time_us <= now_us)
+
+    def _replaced(self, principal: Principal, stored: StoredKey | None) -> bool:
+        """True where the secret that proved the principal is good no more, though its key is."""
+        if stored is None or not principal.credential or principal.credential == _credential(stored.secret_hmac):
+            return False
+        overlap_end_us = stored.overlap_end_time_us or 0
+        outgoing = principal.credential == _credential(stored.previous_secret_hmac or b"")
+        return not outgoing or overlap_end_us <= self._now()
 
     def _expired(self, principal: Principal) -> bool:
         return principal.expire_time_us is not None and principal.expire_time_us <= self._now()
@@ -239,6 +267,14 @@ class Authenticator:
             self._checked.popitem(last=False)
 
 
+def _ended() -> Unauthenticated:
+    return Unauthenticated("the credential of this stream was revoked or has expired", reason="CREDENTIAL_REVOKED")
+
+
 def _digest(token: str) -> bytes:
     """What the memory is keyed by, so that no key lies in it."""
     return hashlib.sha256(token.encode()).digest()
+
+
+def _credential(proof: bytes) -> str:
+    return hashlib.sha256(proof).hexdigest()[:16]

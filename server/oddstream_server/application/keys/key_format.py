@@ -60,10 +60,15 @@ def checksum(body: str) -> str:
     return "".join(reversed(digits))
 
 
-def generate(mode: KeyMode) -> KeyText:
-    key_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_CHARACTERS))
+def generate(mode: KeyMode, key_id: str | None = None) -> KeyText:
+    """A new key, or a new secret for the key with an id."""
+    name = key_id.removeprefix(KEY_ID_PREFIX) if key_id else _new_name()
     secret = "".join(secrets.choice(_BASE62) for _ in range(_SECRET_CHARACTERS))
-    return KeyText(mode, KEY_ID_PREFIX + key_id, f"ods_{mode.value}_{key_id}_{secret}")
+    return KeyText(mode, KEY_ID_PREFIX + name, f"ods_{mode.value}_{name}_{secret}")
+
+
+def _new_name() -> str:
+    return "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_CHARACTERS))
 
 
 def parse(text: str) -> KeyText | None:

@@ -4,12 +4,32 @@ Conventions: every method may raise :class:`~oddstream_server.domain.errors.Unav
 lists are keyset pages in the documented order of each method; instants are microseconds since the epoch in UTC.
 """
 
+from oddstream_server.application.ports.audit import Anchor, AnchorFile, AuditAppender, AuditFilter, AuditHead, AuditLog
 from oddstream_server.application.ports.catalog import (
     Catalog,
     CatalogChange,
     EventFilter,
     MarketFilter,
     MarketLinkFilter,
+)
+from oddstream_server.application.ports.changes import (
+    AnsweredRequests,
+    ApiKeyFilter,
+    Change,
+    Changes,
+    Controls,
+    ControlsReader,
+    FirstAnswer,
+    KeyChange,
+    KeyDirectory,
+    KeyRecords,
+    PipelineRunFilter,
+    PipelineRunRecords,
+    PipelineRunStore,
+    RequestName,
+    SealedSubject,
+    SignalControls,
+    SubjectRecords,
 )
 from oddstream_server.application.ports.clock import Clock, HealthProbe
 from oddstream_server.application.ports.keys import KeyStore, StoredKey
@@ -31,7 +51,7 @@ from oddstream_server.application.ports.signal_log import (
     StoredSignal,
     WakeUps,
 )
-from oddstream_server.application.ports.strategies import StrategyCatalog
+from oddstream_server.application.ports.strategies import StrategyCatalog, StrategyRules
 from oddstream_server.application.ports.ticks import TickReader, TimeRange
 from oddstream_server.application.ports.venues import (
     CatalogPage,
@@ -44,18 +64,34 @@ from oddstream_server.application.ports.venues import (
 )
 
 __all__ = [
+    "Anchor",
+    "AnchorFile",
+    "AnsweredRequests",
+    "ApiKeyFilter",
+    "AuditAppender",
+    "AuditFilter",
+    "AuditHead",
+    "AuditLog",
     "BatchResult",
     "BookCache",
     "Catalog",
     "CatalogChange",
     "CatalogPage",
+    "Change",
+    "Changes",
     "Clock",
+    "Controls",
+    "ControlsReader",
     "Decision",
     "DiscoveryReport",
     "EventFilter",
     "Fenced",
+    "FirstAnswer",
     "HealthProbe",
     "Key",
+    "KeyChange",
+    "KeyDirectory",
+    "KeyRecords",
     "KeyStore",
     "Lease",
     "LimitDecision",
@@ -63,17 +99,25 @@ __all__ = [
     "MarketFilter",
     "MarketLinkFilter",
     "Page",
+    "PipelineRunFilter",
+    "PipelineRunRecords",
+    "PipelineRunStore",
     "PipelineStore",
     "QuarantinedRow",
     "RateLimiter",
+    "RequestName",
+    "SealedSubject",
     "SettlementUpdate",
+    "SignalControls",
     "SignalFilter",
     "SignalListFilter",
     "SignalLog",
     "StoredKey",
     "StoredSignal",
     "StrategyCatalog",
+    "StrategyRules",
     "StrategyState",
+    "SubjectRecords",
     "TickReader",
     "TimeRange",
     "VenueAdapter",

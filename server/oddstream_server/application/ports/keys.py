@@ -18,6 +18,10 @@ class StoredKey:
     create_time_us: int
     revoke_time_us: int | None
     expire_time_us: int | None
+    previous_secret_hmac: bytes | None = None
+    """Of the secret before the last rotation, which is good until ``overlap_end_time_us``."""
+    previous_pepper_version: int | None = None
+    overlap_end_time_us: int | None = None
 
 
 class KeyStore(Protocol):

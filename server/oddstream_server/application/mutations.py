@@ -1,0 +1,142 @@
+"""Mutations: each runs once a request id, in one transaction with its row of the audit log and its answer.
+
+The answer of the first call is kept for 24 hours and given again to the same id with the same body, whoever lost the
+connection meanwhile. A secret in it is kept sealed, apart, and for ten minutes alone.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from oddstream_server.application.ports import Change, Changes, Clock, FirstAnswer, RequestName
+from oddstream_server.application.request import current_request, require_principal
+from oddstream_server.application.sealing import Sealer
+from oddstream_server.domain.audit import AuditOutcome, AuditRecord
+from oddstream_server.domain.errors import RequestIdReused
+from oddstream_server.domain.principal import Principal
+
+ANSWER_US = 24 * 3_600 * 1_000_000
+"""How long a request id stands for its first answer."""
+SECRET_US = 600 * 1_000_000
+"""How long a secret is shown again to the same request id."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class MutationRequest:
+    """A call that changes something."""
+
+    method: str
+    """Full name, ``/oddstream.v1.AdminService/HaltSignals``."""
+    request_id: str
+    """A UUID4 in any spelling, or empty."""
+    body: bytes
+    """The request without its id, the same bytes for the same request."""
+
+    @property
+    def digest(self) -> bytes:
+        return hashlib.sha256(self.method.encode() + b"\0" + self.body).digest()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Answered:
+    """What a mutation came to, now or the first time."""
+
+    body: bytes
+    secret: str | None = None
+    again: bool = False
+    """True where it is the answer of an earlier call."""
+
+
+class Mutation:
+    """One mutation while it is made: what it works on, who makes it, and its rows of the audit log."""
+
+    def __init__(self, change: Change, principal: Principal, request: MutationRequest, now_us: int) -> None:
+        self.change = change
+        self.principal = principal
+        self.now_us = now_us
+        self.audited = False
+        self._request = request
+
+    async def audit(
+        self, resource: str, before: Mapping[str, Any] | None = None, after: Mapping[str, Any] | None = None
+    ) -> None:
+        """Tell the audit log of it. Comes before anything is appended to the signal log.
+
+        :param resource: type and id.
+        :param before: and ``after``: JSON values without floats, secrets and personal data.
+        """
+        await self.change.audit.append(record_of_call(resource, self._request.digest.hex(), before, after))
+        self.audited = True
+
+
+Work = Callable[[Mutation], Awaitable[Answered]]
+
+
+class Mutations:
+    """Runs mutations.
+
+    :param sealer: for secrets in answers that may have to be given again.
+    """
+
+    def __init__(self, changes: Changes, sealer: Sealer, now: Clock) -> None:
+        self._changes = changes
+        self._sealer = sealer
+        self._now = now
+
+    async def run(self, request: MutationRequest, work: Work) -> Answered:
+        """:raises RequestIdReused: the id was used with another body."""
+        principal, now_us = require_principal(), self._now()
+        name = RequestName(principal.subject, request.method, request.request_id.lower())
+        async with self._changes.begin() as change:
+            if name.request_id:
+                first = await change.requests.claim(name, request.digest, now_us, now_us - ANSWER_US)
+                if first is not None:
+                    return self._again(name, request, first, now_us)
+            mutation = Mutation(change, principal, request, now_us)
+            answered = await work(mutation)
+            if not mutation.audited:
+                raise RuntimeError(f"{request.method} would change something without a row in the audit log")
+            if name.request_id:
+                sealed = None if answered.secret is None else self._sealer.seal(answered.secret, _place(name))
+                await change.requests.answer(name, answered.body, sealed)
+        return answered
+
+    def _again(self, name: RequestName, request: MutationRequest, first: FirstAnswer, now_us: int) -> Answered:
+        if first.request_digest != request.digest:
+            raise RequestIdReused
+        fresh = first.sealed_secret is not None and now_us - first.create_time_us < SECRET_US
+        secret = self._sealer.open(first.sealed_secret, _place(name)) if fresh and first.sealed_secret else None
+        return Answered(first.answer, secret, again=True)
+
+
+def _place(name: RequestName) -> str:
+    return f"idempotency_requests/{name.subject}{name.method}/{name.request_id}"
+
+
+def record_of_call(
+    resource: str,
+    request_digest: str,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+    outcome: AuditOutcome = AuditOutcome.DONE,
+) -> AuditRecord:
+    """A row about the call that this task serves.
+
+    :raises LookupError: outside of an authenticated call.
+    """
+    principal, request = require_principal(), current_request.get()
+    if request is None:
+        raise LookupError("no call in this context")
+    return AuditRecord(
+        actor=principal.subject,
+        method=request.method,
+        outcome=outcome,
+        resource=resource,
+        api_key_id=principal.key_id,
+        peer_network=request.peer_network,
+        request_digest=request_digest,
+        before=before,
+        after=after,
+        correlation_id=request.correlation_id,
+    )
