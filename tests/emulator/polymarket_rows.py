@@ -220,6 +220,10 @@ def trade_message(print_: Printed) -> dict[str, Any]:
     }
 
 
+def _seconds(instant_us: int | None) -> int:
+    return (instant_us or 0) // MICROS
+
+
 def resolution_row(market: Market) -> dict[str, Any]:
     """A row of ``GET /v2/resolutions``: payouts in millionths."""
     resolved = is_closed(market)
@@ -229,6 +233,10 @@ def resolution_row(market: Market) -> dict[str, Any]:
         "question_id": f"0x{_digest(market.market_id + '/question')}",
         "status": "resolved" if resolved else ("proposed" if settled else "initialized"),
         "reporter": "UMA_OO",
+        "was_disputed": False,
+        "new_version_q": False,
+        "extended_review": False,
+        "last_update_timestamp": _seconds(settled.known_time_us if settled else market.open_time_us),
     }
     if resolved and settled is not None:
         yes = MICROS // 2 if settled.yes_payout_micros is None else settled.yes_payout_micros
