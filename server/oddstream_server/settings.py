@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from oddstream_server.domain.market import Venue
+from oddstream_server.domain.principal import Role
 
 PREFIX = "ODDSTREAM_"
 
@@ -56,10 +58,23 @@ class Settings(BaseSettings):
     database_reserved_connections: int = Field(default=5, ge=0)
     """Connections left to operators and backups in the pool budget."""
 
+    database_ca_file: Path | None = None
+    """PEM of the authority that signed PostgreSQL's certificate; absent: the system's own."""
+    redis_ca_file: Path | None = None
+    allow_plaintext_to_services: bool = False
+    """Off loopback PostgreSQL and Redis are spoken to over TLS 1.3 only, unless this is set."""
+
     grpc_host: str = "127.0.0.1"
     grpc_port: int = Field(default=50051, ge=0, le=65535)
     allow_plaintext_from_the_network: bool = False
     """Required before ``grpc_host`` may be anything but loopback: keys would cross the network in clear."""
+    tls_certificate_file: Path | None = None
+    """PEM of the gRPC port's certificate and its intermediates; read again when the file changes."""
+    tls_private_key_file: Path | None = None
+    tls_client_ca_file: Path | None = None
+    """PEM of the authority whose certificates clients must show; absent: clients show none."""
+    tls_client_roles: Annotated[tuple[tuple[str, Role], ...], NoDecode] = ()
+    """What the holder of a client certificate may do without a key: ``<name in the certificate>=<role>``, by commas."""
     operations_host: str = "127.0.0.1"
     operations_port: int = Field(default=9464, ge=0, le=65535)
     workers: int = Field(default=1, ge=1, le=64)
@@ -121,6 +136,11 @@ class Settings(BaseSettings):
     def _split_networks(cls, value: object) -> object:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
 
+    @field_validator("tls_client_roles", mode="before")
+    @classmethod
+    def _split_roles(cls, value: object) -> object:
+        return named_roles(value) if isinstance(value, str) else value
+
     @field_validator("trusted_proxies")
     @classmethod
     def _networks_parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -158,10 +178,34 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _plaintext_stays_on_loopback(self) -> Self:
-        if not self.allow_plaintext_from_the_network and not is_loopback(self.grpc_host):
+        safe = self.has_tls or self.allow_plaintext_from_the_network
+        if not safe and not is_loopback(self.grpc_host):
             raise ValueError(
                 "grpc_host: is not a loopback address and this listener has no TLS; "
+                "set ODDSTREAM_TLS_CERTIFICATE_FILE and ODDSTREAM_TLS_PRIVATE_KEY_FILE, or "
                 "put a TLS edge before it and set ODDSTREAM_ALLOW_PLAINTEXT_FROM_THE_NETWORK=true if you mean it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_certificate_file is None) != (self.tls_private_key_file is None):
+            raise ValueError("tls_certificate_file and tls_private_key_file: set both or neither")
+        if self.tls_client_ca_file is not None and not self.has_tls:
+            raise ValueError("tls_client_ca_file: needs ODDSTREAM_TLS_CERTIFICATE_FILE too")
+        if self.tls_client_roles and self.tls_client_ca_file is None:
+            raise ValueError("tls_client_roles: needs ODDSTREAM_TLS_CLIENT_CA_FILE too")
+        return self
+
+    @model_validator(mode="after")
+    def _redis_is_private(self) -> Self:
+        if self.redis_url is None or self.allow_plaintext_to_services:
+            return self
+        url = urlsplit(self.redis_url.get_secret_value())
+        if url.scheme == "redis" and not is_loopback(url.hostname or "localhost"):
+            raise ValueError(
+                "redis_url: is not on loopback and without TLS; use rediss://, "
+                "or set ODDSTREAM_ALLOW_PLAINTEXT_TO_SERVICES=true if the network between is yours alone"
             )
         return self
 
@@ -192,9 +236,44 @@ class Settings(BaseSettings):
         return overrides
 
     @property
+    def has_tls(self) -> bool:
+        return self.tls_certificate_file is not None
+
+    @property
+    def database_needs_tls(self) -> bool:
+        """True where the database is reached over a network; sockets and loopback are this machine's own."""
+        if self.database_url is None or self.allow_plaintext_to_services:
+            return False
+        host = database_host(self.database_url.get_secret_value())
+        return not (host.startswith("/") or is_loopback(host))
+
+    @property
     def named_venues(self) -> tuple[Venue, ...]:
         """The venues named by the operator; empty for ``auto``."""
         return tuple(Venue(v.value) for v in self.venues if v is not VenueChoice.AUTO)
+
+
+def named_roles(text: str) -> tuple[tuple[str, Role], ...]:
+    """``name=role,name=role``; a name may hold colons and slashes.
+
+    :raises ValueError: with the rule.
+    """
+    pairs = []
+    for part in text.split(","):
+        if not part.strip():
+            continue
+        name, equals, role = part.strip().rpartition("=")
+        if not equals or not name or role.upper() not in Role.__members__:
+            known = ", ".join(r.name.lower() for r in Role)
+            raise ValueError(f"write each as name=role, with one of the roles {known}")
+        pairs.append((name, Role[role.upper()]))
+    return tuple(pairs)
+
+
+def database_host(url: str) -> str:
+    """The host of a PostgreSQL URL, or the folder of its socket; localhost where it names none."""
+    parts = urlsplit(url)
+    return parts.hostname or parse_qs(parts.query).get("host", ["localhost"])[0]
 
 
 def is_loopback(host: str) -> bool:
@@ -228,3 +307,8 @@ def load_settings() -> Settings:
 def worker_environment(overrides: Mapping[str, str]) -> dict[str, str]:
     """The environment of a worker process: this one's, with settings replaced (names without the prefix)."""
     return {**os.environ, **{f"{PREFIX}{name.upper()}": value for name, value in overrides.items()}}
+
+
+def set_grpc_cipher_suites(suites: str) -> None:
+    """gRPC reads them from the environment when it is first imported, and takes no option for them."""
+    os.environ["GRPC_SSL_CIPHER_SUITES"] = suites

@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from oddstream_server.domain.principal import Role
 from oddstream_server.settings import Settings, SettingsError, VenueChoice, load_settings, worker_environment
 
 
@@ -98,3 +99,51 @@ def test_a_worker_gets_this_environment_with_the_overrides(monkeypatch):
     environment = worker_environment({"redis_url": "redis://x"})
     assert environment["ODDSTREAM_WORKERS"] == "2"
     assert environment["ODDSTREAM_REDIS_URL"] == "redis://x"
+
+
+@pytest.mark.parametrize(
+    ("url", "needed"),
+    [
+        ("postgresql://u@/oddstream?host=/run/postgresql", False),
+        ("postgresql://u@127.0.0.1/oddstream", False),
+        ("postgresql://u@localhost:5433/oddstream", False),
+        ("postgresql://u@db.example/oddstream", True),
+        ("postgresql://u@10.0.0.7/oddstream", True),
+    ],
+)
+def test_a_database_off_this_machine_needs_tls(monkeypatch, url, needed):
+    monkeypatch.setenv("ODDSTREAM_DATABASE_URL", url)
+    assert load_settings().database_needs_tls is needed
+    monkeypatch.setenv("ODDSTREAM_ALLOW_PLAINTEXT_TO_SERVICES", "true")
+    assert not load_settings().database_needs_tls
+
+
+def test_redis_off_this_machine_needs_tls(monkeypatch):
+    monkeypatch.setenv("ODDSTREAM_REDIS_URL", "redis://:planted-secret@cache.example/0")
+    with pytest.raises(SettingsError, match="rediss://") as caught:
+        load_settings()
+    assert "planted-secret" not in str(caught.value)
+    monkeypatch.setenv("ODDSTREAM_REDIS_URL", "rediss://:planted-secret@cache.example/0")
+    assert load_settings().redis_url is not None
+
+
+def test_a_listener_on_the_network_is_allowed_with_tls(monkeypatch):
+    monkeypatch.setenv("ODDSTREAM_GRPC_HOST", "0.0.0.0")
+    monkeypatch.setenv("ODDSTREAM_TLS_CERTIFICATE_FILE", "server.pem")
+    with pytest.raises(SettingsError, match="set both or neither"):
+        load_settings()
+    monkeypatch.setenv("ODDSTREAM_TLS_PRIVATE_KEY_FILE", "server.key")
+    assert load_settings().has_tls
+
+
+def test_roles_of_client_certificates_are_read_by_name(monkeypatch):
+    monkeypatch.setenv("ODDSTREAM_TLS_CERTIFICATE_FILE", "server.pem")
+    monkeypatch.setenv("ODDSTREAM_TLS_PRIVATE_KEY_FILE", "server.key")
+    monkeypatch.setenv("ODDSTREAM_TLS_CLIENT_ROLES", "bot=trader, spiffe://x/y=viewer")
+    with pytest.raises(SettingsError, match="ODDSTREAM_TLS_CLIENT_CA_FILE"):
+        load_settings()
+    monkeypatch.setenv("ODDSTREAM_TLS_CLIENT_CA_FILE", "ca.pem")
+    assert load_settings().tls_client_roles == (("bot", Role.TRADER), ("spiffe://x/y", Role.VIEWER))
+    monkeypatch.setenv("ODDSTREAM_TLS_CLIENT_ROLES", "bot=emperor")
+    with pytest.raises(SettingsError, match="viewer, analyst, trader, admin"):
+        load_settings()

@@ -20,6 +20,7 @@ from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.connector import Connector
 from oddstream_server.storage.wake_ups import KINDS, WakeUps
 
 
@@ -113,7 +114,7 @@ async def test_a_connection_that_went_deaf_is_found_out_by_its_ping(
         server = await asyncio.start_unix_server(relay.serve, Path(folder) / ".s.PGSQL.5432")
         dsn = make_url(database_dsn).set(query={"host": folder, "port": "5432"})
         queue: asyncio.Queue[str] = asyncio.Queue()
-        wake_ups = WakeUps(dsn.render_as_string(hide_password=False), queue.put_nowait, ping_seconds=0.1)
+        wake_ups = WakeUps(Connector(dsn.render_as_string(hide_password=False)), queue.put_nowait, ping_seconds=0.1)
         listening = asyncio.create_task(wake_ups.run())
         await every_kind(queue)
         relay.deaf = True
@@ -133,7 +134,7 @@ async def test_a_listener_waits_for_a_database_that_is_not_there_yet(
     with tempfile.TemporaryDirectory() as folder:
         dsn = make_url(database_dsn).set(query={"host": folder, "port": "5432"})
         queue: asyncio.Queue[str] = asyncio.Queue()
-        wake_ups = WakeUps(dsn.render_as_string(hide_password=False), queue.put_nowait)
+        wake_ups = WakeUps(Connector(dsn.render_as_string(hide_password=False)), queue.put_nowait)
         listening = asyncio.create_task(wake_ups.run())
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):

@@ -102,7 +102,7 @@ async def run_pipeline(settings: Settings, stop: StopSignal) -> None:
     registry = new_registry()
     database = open_database(settings, process)
     closing.add("database", database.close)
-    shared_state = SharedState(required_urls(settings)[1], registry)
+    shared_state = SharedState(required_urls(settings)[1], registry, ca_file=settings.redis_ca_file)
     closing.add("redis", shared_state.close)
 
     ticks = TickStore(database)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -27,7 +28,9 @@ from oddstream_server.lifecycle import StopSignal, die_with_parent
 from oddstream_server.observability.logging import configure_logging
 from oddstream_server.observability.operations import OperationsServer, State, process_metrics
 from oddstream_server.settings import LogFormat, Settings
+from oddstream_server.storage.connector import Connector
 from oddstream_server.storage.database import Database
+from oddstream_server.transport.certificates import CertificateFiles
 
 log = structlog.get_logger()
 
@@ -68,6 +71,11 @@ def required_urls(settings: Settings) -> tuple[str, str]:
     return settings.database_url.get_secret_value(), settings.redis_url.get_secret_value()
 
 
+def database_connector(settings: Settings) -> Connector:
+    """For what connects by itself: migrations."""
+    return Connector(required_urls(settings)[0], tls=database_tls(settings))
+
+
 def open_database(settings: Settings, process: str) -> Database:
     return Database(
         required_urls(settings)[0],
@@ -76,7 +84,31 @@ def open_database(settings: Settings, process: str) -> Database:
         pool_timeout_seconds=settings.database_pool_timeout_seconds,
         recycle_seconds=settings.database_pool_recycle_seconds,
         application_name=f"oddstream {process}",
+        tls=database_tls(settings),
     )
+
+
+def certificate_files(settings: Settings) -> CertificateFiles | None:
+    """The files of the gRPC port's certificate; None where the port is plaintext."""
+    if settings.tls_certificate_file is None or settings.tls_private_key_file is None:
+        return None
+    return CertificateFiles(settings.tls_certificate_file, settings.tls_private_key_file, settings.tls_client_ca_file)
+
+
+def reachable_host(bound: str) -> str:
+    """Where this machine reaches a listener of its own."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}.get(bound, bound.strip("[]"))  # noqa: S104  # not bound
+
+
+def service_tls(ca_file: Path | None) -> ssl.SSLContext:
+    """For a client of PostgreSQL or Redis: TLS 1.3, and a certificate that is theirs."""
+    context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def database_tls(settings: Settings) -> ssl.SSLContext | None:
+    return service_tls(settings.database_ca_file) if settings.database_needs_tls else None
 
 
 def read_peppers(settings: Settings, *, database_is_new: bool = False) -> Peppers:

@@ -10,7 +10,9 @@ from pathlib import Path
 import structlog
 
 from oddstream_server.app.process import (
+    certificate_files,
     data_folder,
+    database_connector,
     default_migrations_folder,
     now_us,
     open_database,
@@ -29,6 +31,7 @@ from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.migrate import current_revision, newest_revision, upgrade_async
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.supervisor import WorkerGroup, progress_reporter
+from oddstream_server.transport.certificates import CertificateUnusable, read_certificate
 
 log = structlog.get_logger()
 
@@ -73,6 +76,7 @@ async def run(settings: Settings) -> None:
 
 
 async def _run_workers(settings: Settings, embedded: EmbeddedServices, stop: StopSignal, report: Report) -> None:
+    _check_certificate(settings)
     migrations = settings.migrations_dir or default_migrations_folder()
     database = open_database(settings, "supervisor")
     try:
@@ -106,6 +110,17 @@ async def _run_workers(settings: Settings, embedded: EmbeddedServices, stop: Sto
         await group.operations.close()
 
 
+def _check_certificate(settings: Settings) -> None:
+    """:raises StartFailed: each serving process would refuse to start for the same reason."""
+    files = certificate_files(settings)
+    if files is None:
+        return
+    try:
+        read_certificate(files)
+    except CertificateUnusable as error:
+        raise StartFailed(str(error)) from None
+
+
 def _worker_commands(settings: Settings) -> list[tuple[str, tuple[str, ...], float]]:
     """Name, arguments and seconds to stop of each worker."""
     drain = settings.drain_seconds + 2 * settings.grace_seconds + 10.0
@@ -114,15 +129,13 @@ def _worker_commands(settings: Settings) -> list[tuple[str, tuple[str, ...], flo
 
 
 async def _migrate(settings: Settings, embedded: EmbeddedServices, migrations: Path, report: Report) -> None:
-    if settings.database_url is None:
-        raise RuntimeError("the database's address is known by now")
-    url = settings.database_url.get_secret_value()
-    revision = await current_revision(url)
+    connector = database_connector(settings)
+    revision = await current_revision(connector)
     if revision is not None and revision != newest_revision(migrations) and embedded.health.postgres is not None:
         copy = data_folder(settings).root / f"before-migration-{revision}-{int(time.time())}.dump"
         say(f"  … the schema is older ({revision}); a copy goes to {copy}")
         await embedded.dump_database(copy, report)
-    await upgrade_async(url, report=report, folder=migrations)
+    await upgrade_async(connector, report=report, folder=migrations)
 
 
 async def _first_key(settings: Settings, database: Database) -> str | None:
@@ -183,7 +196,8 @@ async def _announce(settings: Settings, group: WorkerGroup, first_key: str | Non
     if venues == {"simulated": venues.get("simulated")} and not settings.named_venues:
         source = "simulated (neither Kalshi nor Polymarket can be reached from here)"
     key = first_key or "$ODDSTREAM_API_KEY"
-    say(f"  gRPC         {settings.grpc_host}:{port}  ({settings.workers} serving, 1 pipeline)")
+    wire = "TLS 1.3" if settings.has_tls else "plaintext"
+    say(f"  gRPC         {settings.grpc_host}:{port}  {wire}  ({settings.workers} serving, 1 pipeline)")
     say(f"  operations   http://{settings.operations_host}:{group.operations.port}/health/ready  /metrics  /state")
     say(f"  venues       {source}")
     say(

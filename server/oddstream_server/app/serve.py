@@ -14,14 +14,17 @@ from oddstream.v1 import (
     signal_service_pb2_grpc,
 )
 from oddstream_server.app.process import (
+    certificate_files,
     new_registry,
     now_us,
     open_database,
     operations_socket,
+    reachable_host,
     read_peppers,
     required_urls,
     run_until_stopped,
 )
+from oddstream_server.application.certificate_roles import CertificateRoles
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.markets import Markets
 from oddstream_server.application.signals import Signals
@@ -43,6 +46,7 @@ from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.storage.ticks import TickStore
 from oddstream_server.strategies.registry import Registry
+from oddstream_server.transport.certificates import CertificateStore
 from oddstream_server.transport.contract import load_contract
 from oddstream_server.transport.converters.streams import QuoteWireCodec, SignalWireCodec
 from oddstream_server.transport.health import HealthServicer
@@ -50,6 +54,7 @@ from oddstream_server.transport.market_service import MarketService
 from oddstream_server.transport.server import GrpcServer, ServerOptions
 from oddstream_server.transport.signal_service import SignalService
 from oddstream_server.transport.streams import QuoteStreams, SignalStreams
+from oddstream_server.transport.tls import prove_older_tls_is_refused, server_credentials
 from oddstream_server.transport.unimplemented import AdminService, BacktestService
 
 log = structlog.get_logger()
@@ -69,7 +74,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
     registry = new_registry()
     database = open_database(settings, process)
     closing.add("database", database.close)
-    shared_state = SharedState(required_urls(settings)[1], registry)
+    shared_state = SharedState(required_urls(settings)[1], registry, ca_file=settings.redis_ca_file)
     closing.add("redis", shared_state.close)
 
     signal_log = SignalLogStore(database)
@@ -107,6 +112,9 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
             unauthenticated_calls_per_minute=settings.unauthenticated_calls_per_minute,
             units_per_minute=settings.calls_per_minute,
             streams_per_key=settings.streams_per_key,
+            certificate_roles=CertificateRoles(dict(settings.tls_client_roles))
+            if settings.tls_client_ca_file
+            else None,
         ),
         load_contract(),
         authenticator,
@@ -115,6 +123,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
         registry,
     )
     health = HealthServicer(SERVICES)
+    certificates = certificate_files(settings)
 
     def register(server: grpc.aio.Server) -> None:
         market_service_pb2_grpc.add_MarketServiceServicer_to_server(market_service, server)
@@ -134,6 +143,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
         in_flight=in_flight,
         health=health,
         register=(register,),
+        credentials=server_credentials(CertificateStore(certificates, registry)) if certificates else None,
         close_streams=close_streams,
     )
 
@@ -158,9 +168,11 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
         nonlocal serving, port
         await feeds.ready()
         port = await server.start()
+        if certificates:
+            await prove_older_tls_is_refused(reachable_host(settings.grpc_host), port)
         health.set_serving(True)
         serving = True
-        log.info("serving", address=server.options.address, port=port)
+        log.info("serving", address=server.options.address, port=port, tls=certificates is not None)
         await asyncio.Event().wait()
 
     async def drain() -> None:

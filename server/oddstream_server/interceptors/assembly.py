@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
+from oddstream_server.application.certificate_roles import CertificateRoles
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.ports import RateLimiter
 from oddstream_server.interceptors.admission import AdmissionInterceptor
@@ -30,6 +31,8 @@ class ChainSettings:
     units_per_minute: int = 6000
     """A key, unless its scopes say otherwise."""
     streams_per_key: int = 100
+    certificate_roles: CertificateRoles | None = None
+    """What client certificates are good for; None where the port asks for none."""
     maximum_unary_calls: int = 2000
     """In flight at once, in this process."""
     default_deadline_seconds: float = 10.0
@@ -51,7 +54,7 @@ def build_chain(
         ErrorsInterceptor(),
         AdmissionInterceptor(in_flight, settings.maximum_unary_calls),
         PeerLimitInterceptor(limiter, authenticator, settings.unauthenticated_calls_per_minute),
-        AuthenticationInterceptor(authenticator),
+        AuthenticationInterceptor(authenticator, settings.certificate_roles),
         KeyLimitInterceptor(limiter, settings.units_per_minute, settings.streams_per_key),
         DeadlineInterceptor(settings.default_deadline_seconds, settings.maximum_deadline_seconds),
         ValidationInterceptor(contract),

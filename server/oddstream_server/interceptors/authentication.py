@@ -4,26 +4,31 @@ import asyncio
 from typing import Any, ClassVar
 
 from oddstream_server.application.authorization import authorize
+from oddstream_server.application.certificate_roles import CertificateRoles
 from oddstream_server.application.keys.authentication import Authenticator, bearer_token
 from oddstream_server.domain.errors import OddstreamError
+from oddstream_server.domain.principal import Principal
 from oddstream_server.interceptors.call import UNKNOWN_METHOD, Call, Proceed
+from oddstream_server.interceptors.client_certificate import certificate_of
 
 
 class AuthenticationInterceptor:
-    """Every method needs a good key and the role that the contract declares for it, but for those that are listed as
-    open to all. A stream ends with a status when its key is revoked, whether data flows or not."""
+    """Every method needs a good key (or client certificate) and the role that the contract declares for it, but for
+    those that are listed as open to all. A stream ends with a status when its key is revoked, whether data flows or
+    not."""
 
     name: ClassVar[str] = "authentication"
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, certificate_roles: CertificateRoles | None = None) -> None:
         self._authenticator = authenticator
+        self._certificate_roles = certificate_roles
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         method = call.method
         if method.open_to_all:
             return await proceed(call)
         request = call.request_context
-        request.principal = await self._authenticator.authenticate(bearer_token(call.metadata))
+        request.principal = await self._principal(call)
         if method is not UNKNOWN_METHOD:
             short_name = method.service.rpartition(".")[2]
             authorize(request.principal, method.access, short_name, request.peer_address)
@@ -32,6 +37,15 @@ class AuthenticationInterceptor:
         guard = _StreamGuard()
         with self._authenticator.watching(request.principal, guard.end):
             return await guard.run(call, proceed)
+
+    async def _principal(self, call: Call) -> Principal:
+        """By the key that the call carries, or else by the client certificate of its connection."""
+        token = bearer_token(call.metadata)
+        if token is None and self._certificate_roles is not None:
+            shown = certificate_of(call.context)
+            if shown is not None:
+                return self._certificate_roles.principal(*shown)
+        return await self._authenticator.authenticate(token)
 
 
 class _StreamGuard:

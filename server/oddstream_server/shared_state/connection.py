@@ -1,9 +1,11 @@
 """The one way to Redis: a client with small timeouts behind a circuit breaker, so that a dead Redis costs nothing."""
 
 import random
+import ssl
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -30,12 +32,19 @@ class SharedState:
     second; then one probe goes through, and its success closes the breaker again.
 
     :param url: redis://, rediss:// or unix://; it may hold a password and is never logged.
+    :param ca_file: PEM of the authority that signed the certificate behind rediss://; None takes the system's own.
     :param timeout_seconds: for connecting and for each answer.
     """
 
-    def __init__(self, url: str, registry: CollectorRegistry, *, timeout_seconds: float = 0.25) -> None:
+    def __init__(
+        self, url: str, registry: CollectorRegistry, *, timeout_seconds: float = 0.25, ca_file: Path | None = None
+    ) -> None:
+        tls: dict[str, Any] = {}
+        if url.startswith("rediss://"):
+            tls = {"ssl_min_version": ssl.TLSVersion.TLSv1_3, "ssl_ca_certs": str(ca_file) if ca_file else None}
         self._redis: Redis = Redis.from_url(
             url,
+            **tls,
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
             retry=Retry(NoBackoff(), 0),

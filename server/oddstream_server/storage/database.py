@@ -8,6 +8,7 @@ the query, the transaction is rolled back, and only then does the connection go 
 
 import asyncio
 import re
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,11 +18,11 @@ from typing import Any, TypeVar
 import asyncpg
 import orjson
 from sqlalchemy import event, exc
-from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from oddstream_server.application.request import correlation_id, remaining_seconds
 from oddstream_server.domain.errors import Aborted, DeadlineExceeded, OddstreamError, Unavailable
+from oddstream_server.storage.connector import Connector, DatabaseLogins
 
 T = TypeVar("T")
 
@@ -32,6 +33,7 @@ _POSTGRES_EPOCH_US = 946_684_800_000_000
 _AWAY = frozenset({"57P01", "57P02", "57P03", "08000", "08001", "08003", "08006", "25P03", "57P05"})
 _CONFLICT = frozenset({"40001", "40P01", "55P03"})
 _FULL = frozenset({"53100", "53200", "53300", "53400"})
+_LOGIN_REFUSED = frozenset({"28P01", "28000"})
 
 
 class DatabaseAway(Unavailable):
@@ -50,6 +52,9 @@ class Database:
     """A pool of connections to one PostgreSQL.
 
     :param url: ``postgresql://user:password@host:port/name``; a socket folder as ``?host=/folder``.
+    :param tls: for a database over a network; None speaks plaintext.
+    :param logins: where user and password come from at each new connection; None takes the URL's.
+    :param role: taken on in each session, so that tables have one owner whatever the login's name.
     :param transaction_pooler: True behind pgbouncer in transaction mode: no prepared statement outlives a transaction.
     """
 
@@ -63,13 +68,16 @@ class Database:
         recycle_seconds: int = 1_800,
         application_name: str = "oddstream",
         transaction_pooler: bool = False,
+        tls: ssl.SSLContext | None = None,
+        logins: DatabaseLogins | None = None,
+        role: str | None = None,
     ) -> None:
-        self.url = sqlalchemy_url(url)
-        self.dsn = driver_dsn(url)
+        self.connector = Connector(url, tls=tls, logins=logins, role=role)
         self.maximum_connections = pool_size + max_overflow
         self.application_name = application_name
         connect_args: dict[str, Any] = {
             "timeout": 5,
+            "async_creator_fn": self.connector,
             "server_settings": {"application_name": application_name, "timezone": "UTC"},
         }
         if not transaction_pooler:
@@ -82,7 +90,7 @@ class Database:
                 "prepared_statement_name_func": lambda: "",
             }
         self._engine: AsyncEngine = create_async_engine(
-            self.url,
+            self.connector.url,
             pool_size=pool_size,
             max_overflow=max_overflow,
             pool_timeout=pool_timeout_seconds,
@@ -95,6 +103,7 @@ class Database:
             connect_args=connect_args,
         )
         event.listen(self._engine.sync_engine, "connect", _exact_instants)
+        event.listen(self._engine.sync_engine, "checkout", self._still_good)
         self._closings: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -173,6 +182,10 @@ class Database:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 0.25)
 
+    def _still_good(self, dbapi_connection: Any, _record: object, _proxy: object) -> None:
+        if self.connector.expired(dbapi_connection.driver_connection):
+            raise exc.DisconnectionError  # the pool makes a new connection, with a new login
+
     async def _connected(self) -> AsyncConnection:
         # In a task of its own: a cancelled caller must not tear a half-made connection out of the pool's books.
         starting = asyncio.ensure_future(self._engine.connect().start())
@@ -212,16 +225,6 @@ class Database:
         if call:
             text = f"/* correlation_id={call} */ {text}; SET LOCAL application_name = '{self.application_name} {call}'"
         return text
-
-
-def sqlalchemy_url(url: str) -> URL:
-    """A PostgreSQL URL of any spelling as SQLAlchemy with asyncpg wants it."""
-    return make_url(url).set(drivername="postgresql+asyncpg")
-
-
-def driver_dsn(url: str) -> str:
-    """The same as asyncpg itself wants it."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 async def set_exact_instants(connection: "asyncpg.Connection[Any]") -> None:
@@ -286,6 +289,8 @@ def translate(error: BaseException) -> OddstreamError | None:
             return Aborted("another transaction was in the way; try again", reason="CONCURRENT_CHANGE")
         if code in _FULL:
             return Unavailable("the database is out of a resource; reads may still work", retry_after_us=5_000_000)
+        if code in _LOGIN_REFUSED:
+            return Unavailable("the database does not take this server's login; its operator has to look")
         if code == "57014":
             return DeadlineExceeded("the database did not answer in time; narrow the request or give it longer")
         return None

@@ -10,10 +10,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from oddstream_server.storage.database import sqlalchemy_url
+from oddstream_server.storage.connector import Connector
 
 Report = Callable[[str], None]
 
@@ -29,33 +29,36 @@ def migrations_folder() -> Path:
 
 
 def upgrade(
-    database_url: str, *, revision: str = "head", report: Report | None = None, folder: Path | None = None
+    database: str | Connector, *, revision: str = "head", report: Report | None = None, folder: Path | None = None
 ) -> None:
     """As :func:`upgrade_async`, from anywhere: it brings its own event loop in a thread of its own."""
-    _in_a_loop_of_its_own(lambda: upgrade_async(database_url, revision=revision, report=report, folder=folder))
+    _in_a_loop_of_its_own(lambda: upgrade_async(database, revision=revision, report=report, folder=folder))
 
 
 async def upgrade_async(
-    database_url: str, *, revision: str = "head", report: Report | None = None, folder: Path | None = None
+    database: str | Connector, *, revision: str = "head", report: Report | None = None, folder: Path | None = None
 ) -> None:
     """Apply the missing migrations in order, each in its transaction.
 
+    :param database: its URL, or how to connect to it.
     :param report: gets a line for each migration, e.g. ``migrating the database: 0001 first tables (1 of 1)``.
     :param folder: where ``env.py`` and ``versions/`` are; found by itself in a checkout and in a wheel.
     """
-    await _migrate(database_url, folder, lambda config: command.upgrade(config, revision), report or _silent)
+    await _migrate(database, folder, lambda config: command.upgrade(config, revision), report or _silent)
 
 
-def downgrade(database_url: str, revision: str, *, report: Report | None = None, folder: Path | None = None) -> None:
+def downgrade(
+    database: str | Connector, revision: str, *, report: Report | None = None, folder: Path | None = None
+) -> None:
     """Take migrations back down to a revision; ``base`` is an empty database. Loses what their tables hold."""
     _in_a_loop_of_its_own(
-        lambda: _migrate(database_url, folder, lambda config: command.downgrade(config, revision), report or _silent)
+        lambda: _migrate(database, folder, lambda config: command.downgrade(config, revision), report or _silent)
     )
 
 
-async def current_revision(database_url: str) -> str | None:
+async def current_revision(database: str | Connector) -> str | None:
     """The revision that a database is at; None where it has never been migrated."""
-    engine = create_async_engine(sqlalchemy_url(database_url), poolclass=NullPool)
+    engine = _engine(database)
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(lambda c: MigrationContext.configure(c).get_current_revision())
@@ -70,9 +73,11 @@ def newest_revision(folder: Path | None = None) -> str:
     return head
 
 
-async def _migrate(database_url: str, folder: Path | None, work: Callable[[Config], None], report: Report) -> None:
+async def _migrate(
+    database: str | Connector, folder: Path | None, work: Callable[[Config], None], report: Report
+) -> None:
     config = _config(folder)
-    engine = create_async_engine(sqlalchemy_url(database_url), poolclass=NullPool)
+    engine = _engine(database)
 
     def locked(connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _LOCK})
@@ -92,6 +97,11 @@ async def _migrate(database_url: str, folder: Path | None, work: Callable[[Confi
             await connection.run_sync(locked)
     finally:
         await engine.dispose()
+
+
+def _engine(database: str | Connector) -> AsyncEngine:
+    connector = Connector(database) if isinstance(database, str) else database
+    return create_async_engine(connector.url, poolclass=NullPool, connect_args={"async_creator_fn": connector})
 
 
 def _config(folder: Path | None) -> Config:

@@ -331,7 +331,7 @@ class SignalLogStore:
         return TrimResult(oldest, tuple(dropped), forgotten)
 
     def wake_ups(self, on_wake: Callable[[str], None]) -> WakeUpsPort:
-        return WakeUps(self._database.dsn, on_wake)
+        return WakeUps(self._database.connector, on_wake)
 
 
 async def active_events(transaction: Transaction) -> Sequence[SignalEvent]:

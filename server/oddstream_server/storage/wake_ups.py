@@ -7,6 +7,8 @@ from typing import Any
 
 import asyncpg
 
+from oddstream_server.storage.connector import Connector
+
 CHANNEL = "oddstream"
 """The one channel of NOTIFY; the payload names what was committed."""
 
@@ -21,8 +23,8 @@ class WakeUps:
     :param ping_seconds: a connection that answers no ping for as long again is given up.
     """
 
-    def __init__(self, dsn: str, on_wake: Callable[[str], None], *, ping_seconds: float = 5.0) -> None:
-        self._dsn = dsn
+    def __init__(self, connector: Connector, on_wake: Callable[[str], None], *, ping_seconds: float = 5.0) -> None:
+        self._connector = connector
         self._on_wake = on_wake
         self._ping_seconds = ping_seconds
 
@@ -31,8 +33,8 @@ class WakeUps:
         failures = 0
         while True:
             try:
-                connection = await asyncpg.connect(
-                    self._dsn, timeout=5, server_settings={"application_name": "oddstream listener"}
+                connection = await self._connector.connect(
+                    timeout=5, server_settings={"application_name": "oddstream listener"}
                 )
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 failures += 1
@@ -58,6 +60,8 @@ class WakeUps:
                     await gone.wait()
                 return
             except TimeoutError:
+                if self._connector.expired(connection):
+                    return
                 await connection.execute("SELECT 1", timeout=self._ping_seconds)
 
     def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
