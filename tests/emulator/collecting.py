@@ -18,10 +18,14 @@ class CollectingSink:
 
     def __init__(self) -> None:
         self.items: list[VenueItem] = []
+        self.newest_tick_us = 0
+        """Receive time of the newest quote or trade."""
         self._news = asyncio.Event()
 
     async def put(self, item: VenueItem) -> None:
         self.items.append(item)
+        if isinstance(item, Quote | Trade):
+            self.newest_tick_us = item.receive_time_us
         self._news.set()
 
     def of(self, kind: type[Item]) -> list[Item]:
