@@ -68,13 +68,14 @@ def serve(index: Annotated[int, typer.Option(min=0, help="Number of this serving
 
 
 @cli.command()
-def pipeline() -> None:
+def pipeline(index: Annotated[int, typer.Option(min=0, help="Number of this pipeline process.")] = 0) -> None:
     """Take venue data in and turn it into signals; one process leads, others wait."""
     from oddstream_server.app.pipeline import run_pipeline
     from oddstream_server.app.process import run_worker
 
     settings = _settings()
-    raise SystemExit(run_worker(settings, "pipeline", lambda stop: run_pipeline(settings, stop)))
+    process = "pipeline" if index == 0 else f"pipeline-{index}"
+    raise SystemExit(run_worker(settings, process, lambda stop: run_pipeline(settings, process, stop)))
 
 
 @cli.command()

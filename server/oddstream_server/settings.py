@@ -84,7 +84,13 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(default=10.0, ge=0, le=600)
     """How long calls in flight may take to finish after that."""
     stream_maximum_age_seconds: float = Field(default=1500.0, ge=1)
+    slow_consumer_seconds: float = Field(default=30.0, ge=1, le=600)
+    """How long a subscriber may stay behind without coming nearer before it is cut with its token."""
+    signals_in_memory: int = Field(default=8_192, ge=1, le=1_000_000)
+    """The newest events of the signal log that a serving process holds; who is further behind reads the database."""
     streams_per_key: int = Field(default=100, ge=1)
+    """In a serving process."""
+    streams_per_connection: int = Field(default=10_000, ge=1)
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     """CIDR blocks whose x-forwarded-for is believed, separated by commas."""
     calls_per_minute: int = Field(default=6000, ge=1)
@@ -108,6 +114,8 @@ class Settings(BaseSettings):
     simulated_seed: int = 1
     simulated_speed: float = Field(default=1.0, gt=0, le=10_000)
     simulated_events: int = Field(default=40, ge=1, le=100_000)
+    pipelines: int = Field(default=1, ge=1, le=8)
+    """Pipeline processes: one leads, the others stand by and take over within the lease's time."""
     lease_seconds: float = Field(default=3.0, ge=0.5, le=60)
     """How long a dead pipeline leader blocks the next one."""
     declarations_file: Path | None = None

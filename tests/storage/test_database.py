@@ -183,6 +183,7 @@ async def test_a_full_pool_says_so_instead_of_waiting_for_ever(database_dsn: str
         (asyncpg.AdminShutdownError("shutting down"), DatabaseAway),
         (asyncpg.ConnectionDoesNotExistError("gone"), DatabaseAway),
         (asyncpg.InterfaceError("connection is closed"), DatabaseAway),
+        (asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress"), DatabaseAway),
         (asyncpg.DiskFullError("no space"), Unavailable),
         (asyncpg.TooManyConnectionsError("too many"), Unavailable),
         (asyncpg.QueryCanceledError("timeout"), DeadlineExceeded),

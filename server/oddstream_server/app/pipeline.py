@@ -95,9 +95,11 @@ async def choose_adapters(settings: Settings, not_before_us: int | None) -> Sequ
     return reached or [makers[Venue.SIMULATED]()]
 
 
-async def run_pipeline(settings: Settings, stop: StopSignal) -> None:
-    """Contend for the leadership and lead until stopped."""
-    process = "pipeline"
+async def run_pipeline(settings: Settings, process: str, stop: StopSignal) -> None:
+    """Contend for the leadership and lead until stopped.
+
+    :param process: this process's name among the workers, as its operations socket has it.
+    """
     closing = Closing()
     registry = new_registry()
     database = open_database(settings, process)

@@ -125,7 +125,11 @@ def _worker_commands(settings: Settings) -> list[tuple[str, tuple[str, ...], flo
     """Name, arguments and seconds to stop of each worker."""
     drain = settings.drain_seconds + 2 * settings.grace_seconds + 10.0
     serving = [(f"serve-{index}", ("serve", "--index", str(index)), drain) for index in range(settings.workers)]
-    return [*serving, ("pipeline", ("pipeline",), 20.0)]
+    pipelines = [
+        ("pipeline" if index == 0 else f"pipeline-{index}", ("pipeline", "--index", str(index)), 20.0)
+        for index in range(settings.pipelines)
+    ]
+    return [*serving, *pipelines]
 
 
 async def _migrate(settings: Settings, embedded: EmbeddedServices, migrations: Path, report: Report) -> None:
@@ -151,7 +155,7 @@ async def _first_key(settings: Settings, database: Database) -> str | None:
 
 async def check_connection_budget(settings: Settings, database: Database) -> None:
     """:raises StartFailed: the pools of all processes could ask for more connections than PostgreSQL gives."""
-    processes = settings.workers + 1  # and the pipeline
+    processes = settings.workers + settings.pipelines
     listeners = settings.workers
     pool, overflow = settings.database_pool_size, settings.database_max_overflow
     wanted = processes * (pool + overflow) + listeners
@@ -197,7 +201,8 @@ async def _announce(settings: Settings, group: WorkerGroup, first_key: str | Non
         source = "simulated (neither Kalshi nor Polymarket can be reached from here)"
     key = first_key or "$ODDSTREAM_API_KEY"
     wire = "TLS 1.3" if settings.has_tls else "plaintext"
-    say(f"  gRPC         {settings.grpc_host}:{port}  {wire}  ({settings.workers} serving, 1 pipeline)")
+    pipelines = "1 pipeline" if settings.pipelines == 1 else f"{settings.pipelines} pipelines, one leads"
+    say(f"  gRPC         {settings.grpc_host}:{port}  {wire}  ({settings.workers} serving, {pipelines})")
     say(f"  operations   http://{settings.operations_host}:{group.operations.port}/health/ready  /metrics  /state")
     say(f"  venues       {source}")
     say(

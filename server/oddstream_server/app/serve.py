@@ -30,6 +30,7 @@ from oddstream_server.application.markets import Markets
 from oddstream_server.application.signals import Signals
 from oddstream_server.application.strategy_settings import StrategySettings
 from oddstream_server.feed.live_feeds import LiveFeeds
+from oddstream_server.feed.signals.feed import FeedLimits
 from oddstream_server.feed.streams import StreamLimits
 from oddstream_server.interceptors.assembly import ChainSettings, build_chain
 from oddstream_server.interceptors.in_flight import InFlight
@@ -93,7 +94,10 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
         QuoteWireCodec(),
         now_us,
         observer=metrics,
-        stream_limits=StreamLimits(maximum_age_s=settings.stream_maximum_age_seconds),
+        stream_limits=StreamLimits(
+            maximum_age_s=settings.stream_maximum_age_seconds, slow_after_s=settings.slow_consumer_seconds
+        ),
+        signal_limits=FeedLimits(ring_entries=settings.signals_in_memory),
         also_wakes={"keys": authenticator.forget},
     )
 
@@ -138,7 +142,12 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
             log.warning("streams were still open when their time to close was over", streams=metrics.open_streams)
 
     server = GrpcServer(
-        options=ServerOptions(host=settings.grpc_host, port=settings.grpc_port, share_port=settings.workers > 1),
+        options=ServerOptions(
+            host=settings.grpc_host,
+            port=settings.grpc_port,
+            share_port=settings.workers > 1,
+            maximum_streams=settings.streams_per_connection,
+        ),
         interceptor=chain,
         in_flight=in_flight,
         health=health,

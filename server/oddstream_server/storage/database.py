@@ -278,6 +278,9 @@ def translate(error: BaseException) -> OddstreamError | None:
             return _away()
         cause = error.orig.__cause__ if error.orig is not None else None
         return translate(cause) if cause is not None else None
+    if isinstance(error, asyncpg.InternalClientError):
+        # The server ended the session between two statements, and the driver's state machine was asked in the middle.
+        return _away()
     if isinstance(error, asyncpg.InterfaceError):
         # The same class tells that an argument has the wrong type, which is a fault of ours.
         return _away() if "closed" in str(error) else None

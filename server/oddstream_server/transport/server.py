@@ -25,14 +25,16 @@ class ServerOptions:
     maximum_receive_bytes: int = 1024 * 1024
     maximum_send_bytes: int = 4 * 1024 * 1024
     maximum_metadata_bytes: int = 16 * 1024
-    maximum_streams: int = 256
-    """A connection."""
+    maximum_streams: int = 10_000
+    """A connection, unary calls included: an edge carries many clients over few connections. What one key may hold
+    open is the key limit's business, and what the process serves the admission's."""
     maximum_pending_calls: int = 10_000
     """Calls that arrived and wait to be taken up, a reconnect storm's worth; beyond it gRPC refuses some at random."""
     hard_maximum_pending_calls: int = 20_000
     """Beyond it gRPC refuses all."""
-    keepalive_seconds: float = 30.0
-    ping_timeout_seconds: float = 3.0
+    keepalive_seconds: float = 2.0
+    """With the timeout below five seconds: a client that vanished without a word holds its streams no longer."""
+    ping_timeout_seconds: float = 2.5
     minimum_client_ping_seconds: float = 1.0
     maximum_connection_age_seconds: float = 1800.0
     connection_grace_seconds: float = 60.0
