@@ -195,6 +195,7 @@ class Faulty(PostgresPipelineStore):
         lease: Lease,
         ticks: Sequence[Quote | Trade],
         decide: Callable[[Sequence[Quote | Trade]], Decision],
+        controls_revision: int | None = None,
     ) -> BatchResult:
         self.faults += 1
         if self.faults % 3 == 1:
@@ -203,8 +204,8 @@ class Faulty(PostgresPipelineStore):
                 decide(stored)
                 raise Unavailable("the connection broke before the commit")
 
-            return await super().store_batch(lease, ticks, broken)
-        result = await super().store_batch(lease, ticks, decide)
+            return await super().store_batch(lease, ticks, broken, controls_revision)
+        result = await super().store_batch(lease, ticks, decide, controls_revision)
         if self.faults % 3 == 2:
             raise Unavailable("the answer of the commit was lost")
         return result

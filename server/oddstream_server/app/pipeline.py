@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import secrets
 import socket
 from collections.abc import Callable, Sequence
 
@@ -13,10 +12,11 @@ from oddstream_server.app.process import (
     new_registry,
     now_us,
     open_database,
+    open_shared_state,
     operations_socket,
-    required_urls,
     run_until_stopped,
 )
+from oddstream_server.app.secrets import open_secrets
 from oddstream_server.application.ports import VenueAdapter
 from oddstream_server.domain.market import Venue
 from oddstream_server.embedded.layout import free_fraction
@@ -27,7 +27,8 @@ from oddstream_server.pipeline.declarations import Declarations
 from oddstream_server.pipeline.leader import Pipeline, PipelineSettings
 from oddstream_server.settings import Settings
 from oddstream_server.shared_state.books import RedisBookCache
-from oddstream_server.shared_state.connection import SharedState
+from oddstream_server.storage.administration.controls import ControlsReader
+from oddstream_server.storage.administration.runs import PipelineRunStore
 from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
@@ -102,9 +103,10 @@ async def run_pipeline(settings: Settings, process: str, stop: StopSignal) -> No
     """
     closing = Closing()
     registry = new_registry()
-    database = open_database(settings, process)
+    stores = open_secrets(settings, registry)
+    database = open_database(settings, process, stores)
     closing.add("database", database.close)
-    shared_state = SharedState(required_urls(settings)[1], registry, ca_file=settings.redis_ca_file)
+    shared_state = open_shared_state(settings, registry, stores)
     closing.add("redis", shared_state.close)
 
     ticks = TickStore(database)
@@ -122,7 +124,7 @@ async def run_pipeline(settings: Settings, process: str, stop: StopSignal) -> No
         store=PostgresPipelineStore(database, ticks),
         catalog=CatalogStore(database),
         adapters=adapters,
-        strategies=strategies.configure_all(),
+        strategies=strategies.configured(()),
         clock=now_us,
         declarations=declarations,
         books=RedisBookCache(shared_state, registry),
@@ -134,6 +136,9 @@ async def run_pipeline(settings: Settings, process: str, stop: StopSignal) -> No
             lease_seconds=settings.lease_seconds,
         ),
         free_disk_ppm=_free_disk(settings),
+        controls=ControlsReader(database),
+        configure=strategies.configured,
+        runs=PipelineRunStore(database),
     )
 
     async def state() -> State:

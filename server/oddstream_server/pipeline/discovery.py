@@ -65,10 +65,13 @@ class Discovery:
         await self._adapter.subscribe(chosen)
         return len(chosen)
 
-    async def run(self) -> bool:
-        """One pass, recorded as a run; answers whether it went through. A failure waits for the next pass."""
+    async def run(self, run_id: str | None = None) -> bool:
+        """One pass, recorded as a run; answers whether it went through. A failure waits for the next pass.
+
+        :param run_id: of a run that was asked for and has begun; None begins one.
+        """
         venue, begin_us = self._adapter.venue, self._clock()
-        run_id = await self._store.begin_run(venue, "discover", begin_us)
+        run_id = run_id or await self._store.begin_run(venue, "discover", begin_us)
         counts: dict[str, int] = {}
         error_text = None
         try:

@@ -11,6 +11,8 @@ from oddstream_server.application.ports import (
     Catalog,
     CatalogPage,
     Clock,
+    ControlsChanged,
+    ControlsReader,
     Lease,
     PipelineStore,
     QuarantinedRow,
@@ -21,6 +23,7 @@ from oddstream_server.domain.errors import Aborted, Unavailable
 from oddstream_server.domain.market import Event, Market, MarketState, Venue
 from oddstream_server.domain.quote import FeedState, FeedStatus, Quote, Trade
 from oddstream_server.domain.signal import SignalEvent
+from oddstream_server.domain.strategy import StrategySetting
 from oddstream_server.pipeline.books import BookPublisher
 from oddstream_server.pipeline.deciding.runner import StrategyRunner
 from oddstream_server.pipeline.declarations import Declarations
@@ -28,8 +31,11 @@ from oddstream_server.pipeline.expiry import OpenSignals
 from oddstream_server.pipeline.grading import Grader
 from oddstream_server.pipeline.observer import PipelineObserver
 from oddstream_server.pipeline.queue import IngestQueue, in_order
+from oddstream_server.strategies.registry import ConfiguredStrategy
 
 T = TypeVar("T")
+Configure = Callable[[Sequence[StrategySetting]], Sequence[ConfiguredStrategy]]
+"""From what operators set to the strategies that run."""
 
 _FOLLOWABLE = (MarketState.OPEN, MarketState.PAUSED, MarketState.DISPUTED)
 
@@ -39,6 +45,8 @@ class Ingest:
 
     :param lease: the lease to write under, asked before each transaction (renewals replace it).
     :param grader: None where no signal log is at hand to look signals up in.
+    :param controls: what operators ordered; None where there are none to obey.
+    :param configure: None where the runner's strategies stay as they are.
     """
 
     def __init__(
@@ -55,6 +63,8 @@ class Ingest:
         venues: Sequence[Venue],
         books: BookPublisher | None = None,
         grader: Grader | None = None,
+        controls: ControlsReader | None = None,
+        configure: Configure | None = None,
         batch_ticks: int = 5_000,
         linger_seconds: float = 0.0,
         retry_seconds: float = 0.2,
@@ -70,6 +80,10 @@ class Ingest:
         self._venues = tuple(venues)
         self._books = books
         self._grader = grader
+        self._controls = controls
+        self._configure = configure
+        self._controls_revision: int | None = None
+        self._settings: tuple[StrategySetting, ...] = ()
         self._batch_ticks = batch_ticks
         self._linger_seconds = linger_seconds
         self._retry_seconds = retry_seconds
@@ -95,8 +109,35 @@ class Ingest:
         self._runner.offer_catalog(await self._events(sorted(events)), markets)
 
     async def _resync(self) -> None:
+        """Go on from the checkpoints, with what operators ordered and without what they ended."""
+        await self._read_controls()
         self._runner.restore(await self._store.load_states(self._runner.strategy_ids))
-        self._open = OpenSignals(await self._store.active_signals())
+        await self._see_active()
+
+    async def _obey(self) -> None:
+        """Operators changed something since the last batch."""
+        if await self._read_controls():
+            self._runner.restore(await self._store.load_states(self._runner.strategy_ids))
+        await self._see_active()
+
+    async def _read_controls(self) -> bool:
+        """Answers whether other strategies run now, so that states have to be loaded."""
+        if self._controls is None:
+            return False
+        controls = await self._controls.controls()
+        self._runner.halt(halt.scope for halt in controls.halts)
+        self._controls_revision = controls.revision
+        if self._configure is None or controls.settings == self._settings:
+            return False
+        self._runner.reconfigure(self._configure(controls.settings))
+        self._settings = controls.settings
+        return True
+
+    async def _see_active(self) -> None:
+        active = await self._store.active_signals()
+        self._open = OpenSignals(active)
+        if self._controls is not None:
+            self._runner.keep_open({event.signal.signal_id for event in active})
 
     async def run(self) -> None:
         """Store until cancelled; a cancelled transaction keeps nothing.
@@ -190,7 +231,11 @@ class Ingest:
                     self._lease(),
                     ticks,
                     lambda stored: self._runner.decide(stored, None if stored else self._clock()),
+                    self._controls_revision,
                 )
+            except ControlsChanged:
+                self._runner.rollback()
+                await self._keep_trying(self._obey)
             except (Unavailable, Aborted):
                 self._runner.rollback()
                 stale = True
@@ -289,6 +334,11 @@ class Ingest:
         return count
 
     async def _append(self, events: Sequence[SignalEvent]) -> None:
-        appended = await self._keep_trying(lambda: self._store.append_events(self._lease(), events))
+        await self._keep_trying(lambda: self._store.append_events(self._lease(), events))
         # One that the log knew already is over all the same.
-        self._open.see(appended or events)
+        self._open.see(events)
+
+    async def grade(self, market_ids: Sequence[str]) -> int:
+        """Grade the signals on settled markets now; answers how many grades were new or changed."""
+        self._settled.update(dict.fromkeys(market_ids))
+        return await self._grade()

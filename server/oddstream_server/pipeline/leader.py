@@ -19,13 +19,16 @@ from oddstream_server.application.ports import (
     BookCache,
     Catalog,
     Clock,
+    ControlsReader,
     Fenced,
     Lease,
+    PipelineRunStore,
     PipelineStore,
     SignalLog,
     VenueAdapter,
 )
 from oddstream_server.domain.errors import Aborted, Unavailable
+from oddstream_server.domain.market import Venue
 from oddstream_server.domain.quote import FeedState, FeedStatus
 from oddstream_server.pipeline.books import BookPublisher
 from oddstream_server.pipeline.deciding.runner import StrategyRunner
@@ -33,9 +36,10 @@ from oddstream_server.pipeline.declarations import Declarations
 from oddstream_server.pipeline.discovery import Discovery
 from oddstream_server.pipeline.disk import DiskGuard, FreeDisk
 from oddstream_server.pipeline.grading import Grader
-from oddstream_server.pipeline.ingest import Ingest
+from oddstream_server.pipeline.ingest import Configure, Ingest
 from oddstream_server.pipeline.observer import PipelineObserver, SilentObserver
 from oddstream_server.pipeline.queue import IngestQueue
+from oddstream_server.pipeline.requested import RequestedRuns
 from oddstream_server.strategies.registry import ConfiguredStrategy
 
 MICROSECONDS: Final = 1_000_000
@@ -57,6 +61,8 @@ class PipelineSettings:
     disk_seconds: float = 5.0
     minimum_free_disk_ppm: int = 50_000
     partitions_seconds: float = 3_600.0
+    runs_seconds: float = 0.5
+    """How soon a run that somebody asked for begins."""
     venue_retry_seconds: float = 5.0
     drain_seconds: float = 10.0
 
@@ -71,6 +77,9 @@ class Pipeline:
     :param holder: a name of this process that no other one has.
     :param free_disk_ppm: free share of the data's disk; None where it can't be known (a database elsewhere).
     :param log: where signals to be graded are looked up; None to not grade.
+    :param controls: halts and settings of strategies; None where there are none to obey.
+    :param configure: from settings to the strategies that run; None where they stay as they are.
+    :param runs: runs that operators ask for; None where nobody can.
     """
 
     def __init__(
@@ -88,6 +97,9 @@ class Pipeline:
         observer: PipelineObserver | None = None,
         settings: PipelineSettings | None = None,
         free_disk_ppm: FreeDisk | None = None,
+        controls: ControlsReader | None = None,
+        configure: Configure | None = None,
+        runs: PipelineRunStore | None = None,
     ) -> None:
         self._holder = holder
         self._store = store
@@ -101,6 +113,10 @@ class Pipeline:
         self._observer: PipelineObserver = observer or SilentObserver()
         self._settings = settings or PipelineSettings()
         self._free_disk_ppm = free_disk_ppm
+        self._controls = controls
+        self._configure = configure
+        self._runs = runs
+        self._discoveries: dict[Venue, Discovery] = {}
         self._stopping = asyncio.Event()
         self._lease: Lease | None = None
         self._queue = IngestQueue(self._settings.queue_capacity)
@@ -201,6 +217,8 @@ class Pipeline:
             venues=tuple(self._adapters),
             books=publisher,
             grader=None if self._log is None else Grader(self._log, self._catalog),
+            controls=self._controls,
+            configure=self._configure,
             batch_ticks=settings.batch_ticks,
             linger_seconds=settings.linger_seconds,
         )
@@ -219,6 +237,13 @@ class Pipeline:
             keeping.append(group.create_task(ingest.run()))
             keeping.append(group.create_task(self._beat(settings.sweep_seconds, ingest.sweep)))
             keeping.append(group.create_task(self._beat(settings.partitions_seconds, self._prepare_partitions)))
+            if self._runs is not None:
+                requested = RequestedRuns(
+                    self._runs, self._store, self._catalog, ingest, self._discoveries, self._observer, self._clock
+                )
+                keeping.append(
+                    group.create_task(self._beat(settings.runs_seconds, lambda: requested.run(tuple(self._adapters))))
+                )
             if publisher is not None:
                 keeping.append(group.create_task(self._beat(settings.books_seconds, publisher.publish)))
             if self._free_disk_ppm is not None:
@@ -304,6 +329,7 @@ class Pipeline:
                         clock=self._clock,
                         markets_limit=self._settings.markets_per_venue,
                     )
+                    self._discoveries[adapter.venue] = discovery
                     await discovery.subscribe_known()
                     group.create_task(adapter.follow(self._queue))
                     group.create_task(self._discover(discovery))

@@ -1,7 +1,6 @@
 """The leader's writes: its lease, the one transaction of a batch, and what the pipeline tells about itself."""
 
 import hashlib
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from oddstream_server.application.ports import (
     BatchResult,
+    ControlsChanged,
     Decision,
     Fenced,
     Lease,
@@ -21,6 +21,7 @@ from oddstream_server.domain.market import Venue
 from oddstream_server.domain.quote import FeedStatus, Quote, Trade
 from oddstream_server.domain.signal import SignalEvent
 from oddstream_server.storage import candles, signal_log
+from oddstream_server.storage.administration.runs import new_run_id
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.partitions import EVENTS_A_PARTITION, Partitions
 from oddstream_server.storage.tables import feed_status, feed_status_changes, pipeline_runs, quarantine
@@ -108,17 +109,21 @@ class PostgresPipelineStore:
         lease: Lease,
         ticks: Sequence[Quote | Trade],
         decide: Callable[[Sequence[Quote | Trade]], Decision],
+        controls_revision: int | None = None,
     ) -> BatchResult:
         """See the port. Without ticks ``decide`` has facts to decide on; where all of them were known, nothing."""
         numbers = await self._ticks.prepare(ticks)
         async with self._database.transaction(first=_leader_mark(lease)) as transaction:
             driver = transaction.driver
             lane = await driver.fetchrow(
-                f"SELECT sequence, watermarks FROM ingest_lanes WHERE lane = {LIVE} AND epoch = $1 FOR UPDATE",
+                f"SELECT sequence, watermarks, controls_revision FROM ingest_lanes "
+                f"WHERE lane = {LIVE} AND epoch = $1 FOR UPDATE",
                 lease.epoch,
             )
             if lane is None:
                 raise Fenced
+            if controls_revision is not None and controls_revision != lane["controls_revision"]:
+                raise ControlsChanged
             stored = await numbers.insert_once(driver, ticks, lane["sequence"])
             quotes = sum(isinstance(tick, Quote) for tick in stored)
             duplicates = len(ticks) - len(stored)
@@ -226,14 +231,15 @@ class PostgresPipelineStore:
             await transaction.core.execute(statement, list(latest.values()))
 
     async def begin_run(self, venue: Venue | None, stage: str, now_us: int) -> str:
-        run_id = f"run_{secrets.token_hex(10)}"
         async with self._database.transaction() as transaction:
+            run_id = await new_run_id(transaction.driver)
             await transaction.core.execute(
                 insert(pipeline_runs).values(
                     run_id=run_id,
                     venue=None if venue is None else venue.value,
                     stage=stage,
                     state="running",
+                    create_time=now_us,
                     begin_time=now_us,
                     counts={},
                 )

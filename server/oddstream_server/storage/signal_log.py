@@ -5,9 +5,13 @@ numbers what remains, inserts, raises the head, moves the states of ``signals`` 
 its caller. Numbers are handed out under the head's lock, so the sequence is the commit order and a reader that has seen
 n has seen everything up to n.
 
-Lock order everywhere: lease, lane, (audit head,) log head; the log's last.
+Each append is a row of the audit log too, with a digest of what was appended.
+
+Lock order everywhere: lease, lane, audit head, log head; the log's last.
 """
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -28,6 +32,8 @@ from oddstream_server.application.ports import (
     StoredSignal,
 )
 from oddstream_server.application.ports import WakeUps as WakeUpsPort
+from oddstream_server.application.request import correlation_id
+from oddstream_server.domain.audit import SYSTEM, AuditOutcome, AuditRecord
 from oddstream_server.domain.market import Venue, split_market_id
 from oddstream_server.domain.quote import FeedState, FeedStatus
 from oddstream_server.domain.signal import (
@@ -41,10 +47,13 @@ from oddstream_server.domain.signal import (
     plain,
     signal_event_from_plain,
 )
+from oddstream_server.storage.administration import audit_log
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.partitions import EVENTS_A_PARTITION, extend_log
 from oddstream_server.storage.tables import feed_status, signal_log_head, signals
 from oddstream_server.storage.wake_ups import CHANNEL, WakeUps
+
+AUDIT_METHOD = "pipeline.signals"
 
 _ENDS = {
     SignalEventType.SUPERSEDED: SignalState.SUPERSEDED,
@@ -61,8 +70,11 @@ async def append(
 ) -> tuple[SignalEvent, ...]:
     """Append events in the caller's transaction; answers those that were new, numbered and dated.
 
+    An EXPIRED of a signal that is over by another event already is dropped like a known one.
+
     :raises Fenced: the head carries another epoch.
     """
+    await audit_log.lock(driver)
     head = await driver.fetchrow(
         "SELECT sequence, partitioned_to, greatest(clock_timestamp(), last_create_time) AS create_time "
         "FROM signal_log_head WHERE epoch = $1 FOR UPDATE",
@@ -74,6 +86,7 @@ async def append(
     known = await driver.fetch("SELECT event_key FROM signal_ids WHERE event_key = ANY($1::text[])", list(keyed))
     for row in known:
         del keyed[row[0]]
+    await _drop_late_expiries(driver, keyed)
     if not keyed:
         return ()
     create_time_us = head["create_time"]
@@ -102,7 +115,35 @@ async def append(
         CHANNEL,
     )
     await _move_states(driver, numbered)
+    await audit_log.append(driver, _told(numbered))
     return tuple(numbered)
+
+
+async def _drop_late_expiries(driver: "asyncpg.Connection[Any]", keyed: dict[str, SignalEvent]) -> None:
+    """Whoever sweeps may not know yet that an operator ended a signal."""
+    expiring = {e.signal.signal_id: key for key, e in keyed.items() if e.type is SignalEventType.EXPIRED}
+    if expiring:
+        over = await driver.fetch(
+            "SELECT signal_id FROM signals WHERE signal_id = ANY($1::text[]) AND state <> 'active'", list(expiring)
+        )
+        for row in over:
+            del keyed[expiring[row["signal_id"]]]
+
+
+def _told(events: Sequence[SignalEvent]) -> AuditRecord:
+    """What the audit log is told of an append."""
+    digest = hashlib.sha256()
+    for event in events:
+        digest.update(f"{event.sequence} {event.event_key} ".encode() + event.canonical_bytes() + b"\n")
+    first, last = events[0].sequence, events[-1].sequence
+    return AuditRecord(
+        actor=SYSTEM,
+        method=AUDIT_METHOD,
+        outcome=AuditOutcome.DONE,
+        resource=f"SignalLog/{first}-{last}",
+        after={"digest": digest.hexdigest(), "events": dict(Counter(event.type.value for event in events))},
+        correlation_id=correlation_id(),
+    )
 
 
 async def _move_states(driver: "asyncpg.Connection[Any]", events: Sequence[SignalEvent]) -> None:

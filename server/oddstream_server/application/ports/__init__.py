@@ -36,6 +36,7 @@ from oddstream_server.application.ports.keys import KeyStore, StoredKey
 from oddstream_server.application.ports.pages import Key, Page
 from oddstream_server.application.ports.pipeline import (
     BatchResult,
+    ControlsChanged,
     Decision,
     Fenced,
     Lease,
@@ -81,6 +82,7 @@ __all__ = [
     "Changes",
     "Clock",
     "Controls",
+    "ControlsChanged",
     "ControlsReader",
     "Decision",
     "DiscoveryReport",

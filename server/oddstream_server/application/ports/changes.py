@@ -132,7 +132,7 @@ class SignalControls(Protocol):
     async def lift_halt(self, halt_id: str, now_us: int) -> None: ...
 
     async def active_signals(self) -> Sequence[SignalEvent]:
-        """The last CREATED or REVISED event of every ACTIVE opportunity."""
+        """The last CREATED or REVISED event of every ACTIVE opportunity; none of them ends until the change is over."""
         ...
 
     async def opportunities_of(self, signal_ids: Sequence[str]) -> Mapping[str, str]:

@@ -56,6 +56,10 @@ class Fenced(Exception):
     """Another leader holds a higher epoch: stop writing at once; nothing of the transaction was kept."""
 
 
+class ControlsChanged(Exception):
+    """Operators changed what the pipeline has to obey: read the controls again; nothing of the batch was kept."""
+
+
 class PipelineStore(Protocol):
     """The leader's writes. Each method is one transaction."""
 
@@ -74,6 +78,7 @@ class PipelineStore(Protocol):
         lease: Lease,
         ticks: Sequence[Quote | Trade],
         decide: Callable[[Sequence[Quote | Trade]], Decision],
+        controls_revision: int | None = None,
     ) -> BatchResult:
         """Store ticks once, let the strategies see the rows really inserted, keep what they decide, move the position.
 
@@ -83,7 +88,9 @@ class PipelineStore(Protocol):
         ``decide`` gets the inserted ticks in order with their ingest sequences and must not do I/O. Candles, states,
         events, head and position are in the same transaction.
 
+        :param controls_revision: of the controls that ``decide`` obeys; None where it obeys none.
         :raises Fenced: the lease's epoch is no longer the head's; nothing was kept.
+        :raises ControlsChanged: the controls have another revision by now; nothing was kept.
         """
         ...
 

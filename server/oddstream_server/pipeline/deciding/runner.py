@@ -7,12 +7,13 @@ instant: a group is looked at once, after all of them. Venues have positions of 
 simulated one may run ahead), and no subject belongs to two of them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from itertools import groupby
 from typing import Any
 
 from oddstream_server.application.ports import Decision, StrategyState
-from oddstream_server.domain.market import Event, Market, Venue
+from oddstream_server.domain.halt import HaltScope
+from oddstream_server.domain.market import Event, Market, Venue, split_market_id
 from oddstream_server.domain.quote import Quote, Trade
 from oddstream_server.domain.signal import DataOrigin, SignalEvent
 from oddstream_server.pipeline.deciding import as_of
@@ -46,6 +47,14 @@ class StrategyRunner:
         on_failure: Callable[[str, str, Exception], None] = lambda strategy_id, subject_id, error: None,
         checkpoints: bool = True,
     ) -> None:
+        self._set_strategies(strategies)
+        self._origin = origin
+        self._halts: tuple[HaltScope, ...] = ()
+        self._on_failure = on_failure
+        self._checkpoints = checkpoints
+        self._reset()
+
+    def _set_strategies(self, strategies: Sequence[ConfiguredStrategy]) -> None:
         if len({s.gate.digest() for s in strategies}) > 1:
             raise ValueError("all strategies of a runner have to share one gate's parameters")
         self.strategies = tuple(sorted(strategies, key=lambda s: s.strategy_id))
@@ -53,10 +62,13 @@ class StrategyRunner:
         self._groups = tuple(s for s in self.strategies if s.kind.group)
         self._digests = {s.strategy_id: s.params_digest for s in self.strategies}
         self._gate = self.strategies[0].gate if self.strategies else Gate(GateParams())
-        self._origin = origin
-        self._on_failure = on_failure
-        self._checkpoints = checkpoints
-        self._reset()
+
+    def reconfigure(self, strategies: Sequence[ConfiguredStrategy]) -> None:
+        """Run other strategies; :meth:`restore` has to follow, since states belong to strategies.
+
+        :raises ValueError: as the constructor does.
+        """
+        self._set_strategies(strategies)
 
     def _reset(self) -> None:
         self._memory = Memory(self.strategies, self._gate)
@@ -294,6 +306,8 @@ class StrategyRunner:
         reason: str = tracker.CONDITION_ENDED,
     ) -> tuple[SignalEvent, ...]:
         run = runs[strategy.strategy_id]
+        if verdict is not None and self._halts and self._is_halted(strategy, verdict):
+            verdict, reason = None, tracker.HALTED
         if verdict is None and run.opened is None:
             return ()
         subject = tracker.Subject(
@@ -307,6 +321,27 @@ class StrategyRunner:
         )
         run.opened, events = tracker.observe(subject, run.opened, verdict, row_time_us, reason)
         return events
+
+    # --- what operators ordered -----------------------------------------------------------------------------------
+
+    def halt(self, scopes: Iterable[HaltScope]) -> None:
+        """Say nothing within these scopes from now on; others are lifted. Kernels go on seeing every row."""
+        self._halts = tuple(scopes)
+
+    def keep_open(self, signal_ids: Set[str]) -> None:
+        """Forget the open opportunities whose last signal is not among these: somebody else ended them.
+
+        Between batches alone: what a batch changed has to be committed or rolled back.
+        """
+        for _strategy_id, _subject_id, run in self._memory.runs():
+            if run.opened is not None and run.opened.signal.signal_id not in signal_ids:
+                run.opened = None
+        leaving = self._memory.farewells
+        self._memory.farewells = [event for event in leaving if event.signal.signal_id in signal_ids]
+
+    def _is_halted(self, strategy: ConfiguredStrategy, verdict: tracker.Verdict) -> bool:
+        venues = {verdict.venue, *(split_market_id(leg.market_id)[0] for leg in verdict.legs)}
+        return any(scope.covers(strategy.kind.kind, venues) for scope in self._halts)
 
     # --- slots --------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from oddstream_server.domain.halt import Halt, HaltScope, Reach
 from oddstream_server.domain.signal import SignalEvent, content_id
 from oddstream_server.domain.strategy import StrategySetting
 from oddstream_server.storage import signal_log
+from oddstream_server.storage.administration import audit_log
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.ticks import LIVE
 
@@ -57,6 +58,9 @@ class SignalControls:
         await self._driver.execute("UPDATE halts SET lift_time = $2 WHERE halt_id = $1", halt_id, now_us)
 
     async def active_signals(self) -> Sequence[SignalEvent]:
+        # Sweeps append without the lane: until we commit, nothing that we see as open may end by another event.
+        await audit_log.lock(self._driver)
+        await self._driver.execute("SELECT 1 FROM signal_log_head FOR UPDATE")
         return await signal_log.active_events(self._transaction)
 
     async def opportunities_of(self, signal_ids: Sequence[str]) -> Mapping[str, str]:
