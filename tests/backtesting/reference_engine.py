@@ -16,7 +16,7 @@ import numpy as np
 
 from oddstream_server.backtesting.config import BacktestConfig, FillModel
 from oddstream_server.backtesting.engine import result_hash
-from oddstream_server.backtesting.universe import Universe
+from oddstream_server.backtesting.records.universe import Universe
 from oddstream_server.domain.fees import FeeFormula, FeeSchedule, schedule_at
 from oddstream_server.domain.market import CollateralRule, Declared, Market, MarketState, Settlement
 from oddstream_server.domain.quote import OrderBook, Quote, Trade
@@ -153,9 +153,7 @@ class ReferenceBank:
             rounding = (change - stepped) % s.balance_step_micros
         return raw, stepped, rounding
 
-    def pay_fee(
-        self, number: int, s: FeeSchedule, maker: bool, buys: bool, price: int, size: int, payout: int
-    ) -> int:
+    def pay_fee(self, number: int, s: FeeSchedule, maker: bool, buys: bool, price: int, size: int, payout: int) -> int:
         order = self.orders[number]
         raw, stepped, rounding = self.fee(order, s, maker, buys, price, size, payout)
         order.raw += raw
@@ -196,9 +194,7 @@ class ReferenceBank:
             s = schedule_at(public, wish.time_us)
             if s is None:
                 return None
-            _, stepped, rounding = self.fee(
-                OrderFees(), s, False, True, wish.price, MICROS, wish.market.payout_micros
-            )
+            _, stepped, rounding = self.fee(OrderFees(), s, False, True, wish.price, MICROS, wish.market.payout_micros)
             return stepped + rounding
 
         fees = [known_fee(w) for w in basket]
@@ -245,7 +241,11 @@ class ReferenceBank:
             group = [
                 lot
                 for lot in self.open_lots()
-                if lot.wish.market is market or (_event(self.universe, market) is not None and _event(self.universe, lot.wish.market) == _event(self.universe, market))
+                if lot.wish.market is market
+                or (
+                    _event(self.universe, market) is not None
+                    and _event(self.universe, lot.wish.market) == _event(self.universe, market)
+                )
             ]
             budget = min(budget, limit - sum(lot.cost for lot in group))
         cap = min(self.limits[wish.number], TEN_MILLION if available is None else available)
@@ -468,7 +468,7 @@ class ReferenceEngine:
         for trade in world.trades:
             if not trade.block:
                 by_time[trade.receive_time_us]["trades"].append(trade)
-        grid = {t for t in range((config.start_us // HOUR_US + 1) * HOUR_US, config.end_us, HOUR_US)} | {config.end_us}
+        grid = {*range((config.start_us // HOUR_US + 1) * HOUR_US, config.end_us, HOUR_US), config.end_us}
         for at in grid:
             by_time[at]["grid"] = [True]
         last_row_us = max(q.receive_time_us for q in world.quotes)
@@ -510,7 +510,11 @@ class ReferenceEngine:
         state = self.gates.setdefault(quote.market_id, gate.new_state())
         values = column_values(market, quote)
         shut, void = gate.step(
-            state, quote.receive_time_us, quote.epoch, values["bid_price_micros"], values["ask_price_micros"],
+            state,
+            quote.receive_time_us,
+            quote.epoch,
+            values["bid_price_micros"],
+            values["ask_price_micros"],
             market.payout_micros,
         )
         if self.status[quote.market_id] is not MarketState.OPEN:
@@ -522,16 +526,16 @@ class ReferenceEngine:
         for number, strategy in strategies:
             if not strategy.kind.group:
                 self.look(number, strategy, quote, values, shut, void)
-            elif event is not None and not any(q.market_id in event.market_ids and q.market_id in self.status for q in later):
+            elif event is not None and not any(
+                q.market_id in event.market_ids and q.market_id in self.status for q in later
+            ):
                 self.look_at_event(number, strategy, event, quote, gaps[event.event_id])
 
     def look(
         self, number: int, strategy: ConfiguredStrategy, quote: Quote, values: dict[str, int], shut: Shut, void: bool
     ) -> None:
         market = self.markets[quote.market_id]
-        w = self.watched.setdefault(
-            (number, quote.market_id), Watched(strategy, number, strategy.kernel.new_state())
-        )
+        w = self.watched.setdefault((number, quote.market_id), Watched(strategy, number, strategy.kernel.new_state()))
         if void:
             w.state = strategy.kernel.new_state()
             self.say(w, market.market_id, market.event_id, None, quote)
@@ -591,8 +595,13 @@ class ReferenceEngine:
     ) -> None:
         strategy = w.strategy
         subject = tracker.Subject(
-            strategy.strategy_id, strategy.kind.kind, strategy.kind.version, strategy.params_digest, subject_id,
-            event_id, DataOrigin.LIVE,
+            strategy.strategy_id,
+            strategy.kind.kind,
+            strategy.kind.version,
+            strategy.params_digest,
+            subject_id,
+            event_id,
+            DataOrigin.LIVE,
         )
         w.opened, events = tracker.observe(subject, w.opened, verdict, trigger.receive_time_us)
         wanted = {} if verdict is None else {leg.market_id: leg.outcome_index for leg in verdict.legs}
@@ -623,9 +632,18 @@ class ReferenceEngine:
                 fair = market.payout_micros - fair
             basket.append(
                 Wish(
-                    self.wishes, w.number, subject_id, market, leg.outcome_index, trigger.receive_time_us,
-                    signal.strength_ppm, signal.net_edge_micros or 0, fair, signal.expire_time_us,
-                    leg.limit_price_micros, leg.available_size_micros,
+                    self.wishes,
+                    w.number,
+                    subject_id,
+                    market,
+                    leg.outcome_index,
+                    trigger.receive_time_us,
+                    signal.strength_ppm,
+                    signal.net_edge_micros or 0,
+                    fair,
+                    signal.expire_time_us,
+                    leg.limit_price_micros,
+                    leg.available_size_micros,
                 )
             )
             self.wishes += 1
@@ -779,9 +797,7 @@ class ReferenceEngine:
             first = order.wish.outcome == 0
             if trade.taker_outcome_index != (1 if first else 0):
                 continue
-            through = (
-                trade.price_micros < order.resting_price if first else trade.price_micros > order.resting_price
-            )
+            through = trade.price_micros < order.resting_price if first else trade.price_micros > order.resting_price
             rest = trade.size_micros
             if not through:
                 if trade.price_micros != order.resting_price or order.queue is None:
@@ -833,8 +849,13 @@ class ReferenceEngine:
             books.sort(key=lambda b: b.receive_time_us)
             quote_rows = [
                 (
-                    q.receive_time_us, q.ingest_sequence, q.bid_price_micros, q.bid_size_micros, q.ask_price_micros,
-                    q.ask_size_micros, q.epoch,
+                    q.receive_time_us,
+                    q.ingest_sequence,
+                    q.bid_price_micros,
+                    q.bid_size_micros,
+                    q.ask_price_micros,
+                    q.ask_size_micros,
+                    q.epoch,
                 )
                 for q in quotes
             ]

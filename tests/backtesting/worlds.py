@@ -3,8 +3,8 @@
 import random
 from dataclasses import dataclass, replace
 
-from oddstream_server.backtesting.columns import BookRows, QuoteRows, Shard, TradeRows
-from oddstream_server.backtesting.universe import RecordedMarket, Universe
+from oddstream_server.backtesting.records.columns import BookRows, QuoteRows, Shard, TradeRows
+from oddstream_server.backtesting.records.universe import RecordedMarket, Universe
 from oddstream_server.domain.fees import FeeFormula, FeeSchedule
 from oddstream_server.domain.market import (
     CollateralRule,
@@ -21,7 +21,9 @@ MINUTE_US = 60_000_000
 CENT = 10_000
 
 FEE_ERAS = (
-    FeeSchedule(FeeFormula.QUADRATIC, 70_000, 17_500, rounding_step_micros=10_000, valid_to_us=START_US + 60 * MINUTE_US),
+    FeeSchedule(
+        FeeFormula.QUADRATIC, 70_000, 17_500, rounding_step_micros=10_000, valid_to_us=START_US + 60 * MINUTE_US
+    ),
     FeeSchedule(
         FeeFormula.QUADRATIC,
         70_000,

@@ -14,10 +14,10 @@ import numpy as np
 
 try:
     import numba
-except ModuleNotFoundError:
-    numba = None
 
-AVAILABLE: Final = numba is not None
+    AVAILABLE: Final = True
+except ModuleNotFoundError:
+    AVAILABLE = False  # type: ignore[misc]  # Final in either branch
 
 _compiled: dict[str, Callable[..., Any]] = {}
 
@@ -63,7 +63,8 @@ def _copy(function: FunctionType, bindings: dict[str, Any]) -> FunctionType:
 
 def _digest(function: Callable[..., Any], bound: Mapping[str, str]) -> str:
     assert isinstance(function, FunctionType)
-    return hashlib.sha256("\n".join([_own_digest(function, tuple(sorted(bound)))] + sorted(bound.values())).encode()).hexdigest()
+    parts = [_own_digest(function, tuple(sorted(bound))), *(f"{name}={bound[name]}" for name in sorted(bound))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @cache

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from oddstream_server.backtesting.fills import FillRules
-from oddstream_server.backtesting.portfolio import FIXED, FRACTION, KELLY
+from oddstream_server.backtesting.accounts.portfolio import FIXED, FRACTION, KELLY
+from oddstream_server.backtesting.passes.fills import FillRules
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument
 from oddstream_server.domain.money import MICROS
 from oddstream_server.strategies.registry import ConfiguredStrategy
@@ -71,16 +71,19 @@ class Execution:
 
     def __post_init__(self) -> None:
         if not 0 <= self.latency_us <= MAXIMUM_LATENCY_US:
-            raise InvalidArgument([FieldViolation("execution.latency", f"must be from 0 to 60 s, got {self.latency_us} us")])
+            raise InvalidArgument(
+                [FieldViolation("execution.latency", f"must be from 0 to 60 s, got {self.latency_us} us")]
+            )
         limit = self.maximum_event_cost_micros
         if limit is not None and not 0 < limit <= MAXIMUM_MONEY_MICROS:
             raise InvalidArgument(
                 [FieldViolation("execution.maximum_event_cost_micros", f"must be from 1 to {MAXIMUM_MONEY_MICROS}")]
             )
 
-    @property
-    def fill_rules(self) -> FillRules:
+    def fill_rules(self, moments: int) -> FillRules:
+        """:param moments: bits of the moments at which fills are wanted."""
         return FillRules(
+            moments=moments,
             latency_us=self.latency_us,
             on_trigger=self.fill_on_trigger_quote,
             walks_books=self.fill_model is FillModel.BOOK_WALK,
@@ -99,6 +102,8 @@ class BacktestConfig:
     sizing: Sizing | None = None
     """None: each entry may cost up to a hundredth of the starting bankroll."""
     execution: Execution = field(default_factory=Execution)
+    instants_us: tuple[int, ...] = ()
+    """Further instants within the range at which the equity is wanted."""
 
     def __post_init__(self) -> None:
         bad = []
@@ -110,7 +115,9 @@ class BacktestConfig:
             bad.append(FieldViolation("starting_bankroll_micros", f"must be from 1 to {MAXIMUM_MONEY_MICROS}"))
         names = [s.strategy_id for s in self.strategies]
         if len(set(names)) < len(names):
-            bad.append(FieldViolation("strategies", "must differ in kind or parameters; drop the one that is there twice"))
+            bad.append(
+                FieldViolation("strategies", "must differ in kind or parameters; drop the one that is there twice")
+            )
         if self.sizing is not None and self.sizing.kelly_multiplier_ppm is not None:
             bad += [
                 FieldViolation("sizing.capped_kelly", f"{s.kind.kind} emits no fair value; use another sizing")
@@ -128,7 +135,7 @@ class BacktestConfig:
         """Everything that decides the result, as JSON values."""
         return {
             "strategies": [[s.kind.kind, s.kind.version, s.params_digest] for s in self.strategies],
-            "range_us": [self.start_us, self.end_us],
+            "range_us": [self.start_us, self.end_us, list(self.instants_us)],
             "starting_bankroll_micros": self.starting_bankroll_micros,
             "sizing": list(self.effective_sizing.rules),
             "execution": [

@@ -67,6 +67,13 @@ class FeeSchedule:
         :param price_micros: price of the outcome bought or sold, 0 to ``payout_micros``.
         :param size_micros: contracts in micros, at least 0.
         """
+        fee = self._stepped_fee_micros(price_micros, size_micros, liquidity, payout_micros)
+        if self.balance_step_micros > 0:
+            cost = divide(price_micros * size_micros, MICROS, Rounding.UP)
+            fee += -(cost + fee) % self.balance_step_micros
+        return fee
+
+    def _stepped_fee_micros(self, price_micros: int, size_micros: int, liquidity: Liquidity, payout_micros: int) -> int:
         rate_ppm = self.taker_rate_ppm if liquidity is Liquidity.TAKER else self.maker_rate_ppm
         rate_numerator = rate_ppm * self.multiplier_ppm  # over MICROS * MICROS
         if self.formula is FeeFormula.NONE or rate_numerator == 0 or size_micros == 0:
@@ -83,11 +90,7 @@ class FeeSchedule:
                 denominator = MICROS * MICROS * MICROS * payout_micros ** (2 * self.exponent)
         step = self.rounding_step_micros
         fee = divide(numerator, denominator * step, Rounding.UP) * step
-        fee = max(fee, self.minimum_micros) if fee > 0 else 0
-        if self.balance_step_micros > 0:
-            cost = divide(price_micros * size_micros, MICROS, Rounding.UP)
-            fee += -(cost + fee) % self.balance_step_micros
-        return fee
+        return max(fee, self.minimum_micros) if fee > 0 else 0
 
 
 FREE = FeeSchedule(FeeFormula.NONE, 0, 0, source="no fee")

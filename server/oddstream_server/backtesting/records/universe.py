@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from oddstream_server.backtesting.charges import NO_SCHEDULE, schedule_records
+from oddstream_server.backtesting.accounts.charges import NO_SCHEDULE, schedule_records
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument
 from oddstream_server.domain.fees import FeeSchedule, schedule_at
 from oddstream_server.domain.market import CollateralRule, Declared, Event, Market, MarketState, Settlement
@@ -109,7 +109,11 @@ class Universe:
             market, row = recorded.market, self.terms[i]
             if not 0 < market.payout_micros <= MAXIMUM_PAYOUT_MICROS:
                 raise InvalidArgument(
-                    [FieldViolation("markets", f"{market.market_id}: payout must be up to 10 USD, leave the market out")]
+                    [
+                        FieldViolation(
+                            "markets", f"{market.market_id}: payout must be up to 10 USD, leave the market out"
+                        )
+                    ]
                 )
             row["payout_micros"] = market.payout_micros
             row["minimum_size_micros"] = market.minimum_size_micros
@@ -140,7 +144,9 @@ class Universe:
         """The schedule that holds from each instant on; with ``known`` only from the instant it was made public."""
         instants = {BEGINNING}
         for s in schedules:
-            instants |= {t for t in (s.valid_from_us, s.valid_to_us, s.known_from_us if known else None) if t is not None}
+            instants |= {
+                t for t in (s.valid_from_us, s.valid_to_us, s.known_from_us if known else None) if t is not None
+            }
         found: list[tuple[int, int]] = []
         for instant in sorted(instants):
             public = tuple(s for s in schedules if not known or s.known_from_us is None or s.known_from_us <= instant)

@@ -1,7 +1,8 @@
 """Recorded rows as integer columns: quotes, trades and books of many markets, interleaved in one order of time.
 
-Rows are ordered by (receive_time, ingest_sequence), ascending, and no two rows of one kind share both. ``market`` is the
-market's dense index in the :class:`~oddstream_server.backtesting.universe.Universe`. A value that is absent is
+Rows are ordered by (receive_time, ingest_sequence), ascending, and no two rows of one kind share both. ``market`` is
+the market's dense index in the :class:`~oddstream_server.backtesting.records.universe.Universe`. A value that is
+absent is
 :data:`MISSING`; prices and sizes are never negative, so that no mask is needed beside it.
 """
 
@@ -34,6 +35,9 @@ class _Rows:
     _labels: ClassVar[tuple[str, ...]] = ("market",)
     """Columns that say where a row stands, not what it shows."""
 
+    _narrow: ClassVar[tuple[str, ...]] = ("market",)
+    """Columns of int32."""
+
     market: Indices
     receive_time_us: Integers
     ingest_sequence: Integers
@@ -41,7 +45,7 @@ class _Rows:
     def __post_init__(self) -> None:
         for column in fields(self):
             values = getattr(self, column.name)
-            kind = np.int32 if column.name == "market" else np.int64
+            kind = np.int32 if column.name in self._narrow else np.int64
             if values.dtype != kind:
                 raise ValueError(f"{column.name} must be {kind.__name__}, got {values.dtype}")
         if len(self) > 1:
@@ -101,13 +105,15 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True)
 class QuoteRows(_Rows):
-    """Top of book in outcome-0 prices."""
+    """Top of book in outcome-0 prices. A price takes 32 bits, since a contract pays 10 USD at most."""
 
-    bid_price_micros: Integers
+    _narrow: ClassVar[tuple[str, ...]] = ("market", "bid_price_micros", "ask_price_micros", "epoch")
+
+    bid_price_micros: Indices
     bid_size_micros: Integers
-    ask_price_micros: Integers
+    ask_price_micros: Indices
     ask_size_micros: Integers
-    epoch: Integers
+    epoch: Indices
     """Changes where data was missed: a gap."""
 
     @classmethod
@@ -118,11 +124,11 @@ class QuoteRows(_Rows):
             market=np.array([index[q.market_id] for q in rows], dtype=np.int32),
             receive_time_us=np.array([q.receive_time_us for q in rows], dtype=np.int64),
             ingest_sequence=np.array([q.ingest_sequence for q in rows], dtype=np.int64),
-            bid_price_micros=np.array([_or_missing(q.bid_price_micros) for q in rows], dtype=np.int64),
+            bid_price_micros=np.array([_or_missing(q.bid_price_micros) for q in rows], dtype=np.int32),
             bid_size_micros=np.array([_or_missing(q.bid_size_micros) for q in rows], dtype=np.int64),
-            ask_price_micros=np.array([_or_missing(q.ask_price_micros) for q in rows], dtype=np.int64),
+            ask_price_micros=np.array([_or_missing(q.ask_price_micros) for q in rows], dtype=np.int32),
             ask_size_micros=np.array([_or_missing(q.ask_size_micros) for q in rows], dtype=np.int64),
-            epoch=np.array([q.epoch for q in rows], dtype=np.int64),
+            epoch=np.array([q.epoch for q in rows], dtype=np.int32),
         )
 
 
@@ -193,7 +199,7 @@ class BookRows(_Rows):
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The rows of some markets: whole events, so that no group is cut. All memory of a run's first half is bounded by it."""
+    """The rows of some markets: whole events, so that no group is cut. It bounds the memory of a run's first half."""
 
     markets: tuple[int, ...]
     """Dense indices, ascending; those without rows as well."""

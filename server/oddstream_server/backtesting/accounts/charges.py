@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from oddstream_server.backtesting.wide import (
+from oddstream_server.backtesting.accounts.wide import (
     LIMIT,
     divide_wide_up,
     get_wide,
@@ -72,7 +72,9 @@ def schedule_records(schedules: Sequence[FeeSchedule], payouts_micros: Sequence[
         factors = [MAXIMUM_SIZE_MICROS, max(s.taker_rate_ppm, s.maker_rate_ppm, 1), s.multiplier_ppm]
         factors += [largest] * (2 * s.exponent + 1)
         if any(not 0 <= n < LIMIT for n in (*numbers, largest)) or s.rounding_step_micros < 1 or s.exponent < 1:
-            raise _refused(s, "rates, multiplier, steps and payout must be from 0 to 2^31 - 1, step and exponent from 1")
+            raise _refused(
+                s, "rates, multiplier, steps and payout must be from 0 to 2^31 - 1, step and exponent from 1"
+            )
         if not product_fits(factors):
             raise _refused(s, "has more digits than the engine's integers; state rate and multiplier more coarsely")
         records[i] = (
@@ -169,7 +171,14 @@ def balance_rounding(schedule: Any, buys: Any, price_micros: Any, size_micros: A
 
 
 def charge(
-    schedule: Any, order: Any, maker: Any, buys: Any, price_micros: Any, size_micros: Any, payout_micros: Any, limbs: Any
+    schedule: Any,
+    order: Any,
+    maker: Any,
+    buys: Any,
+    price_micros: Any,
+    size_micros: Any,
+    payout_micros: Any,
+    limbs: Any,
 ) -> Any:
     """The fee of an order's next fill; the order's :data:`ORDER` record is brought up to date."""
     raw = raw_fee(schedule, maker, price_micros, size_micros, payout_micros, limbs)
@@ -220,25 +229,32 @@ def affordable_size(
             good = min(largest, guess // size_step_micros)
     bad = largest + 1
     stride = 1
-    while good > 0 and purchase_cost(
-        schedule, order, maker, price_micros, good * size_step_micros, payout_micros, limbs
-    ) > budget_micros:
+    while (
+        good > 0
+        and purchase_cost(schedule, order, maker, price_micros, good * size_step_micros, payout_micros, limbs)
+        > budget_micros
+    ):
         bad = good
         good = max(good - stride, 0)
         stride *= 2
     if bad > largest:
         stride = 1
-        while good + stride <= largest and purchase_cost(
-            schedule, order, maker, price_micros, (good + stride) * size_step_micros, payout_micros, limbs
-        ) <= budget_micros:
+        while (
+            good + stride <= largest
+            and purchase_cost(
+                schedule, order, maker, price_micros, (good + stride) * size_step_micros, payout_micros, limbs
+            )
+            <= budget_micros
+        ):
             good += stride
             stride *= 2
         bad = min(good + stride, largest + 1)
     while bad - good > 1:
         middle = (good + bad) // 2
-        if purchase_cost(
-            schedule, order, maker, price_micros, middle * size_step_micros, payout_micros, limbs
-        ) <= budget_micros:
+        if (
+            purchase_cost(schedule, order, maker, price_micros, middle * size_step_micros, payout_micros, limbs)
+            <= budget_micros
+        ):
             good = middle
         else:
             bad = middle

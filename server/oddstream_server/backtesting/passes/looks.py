@@ -1,33 +1,15 @@
-"""First pass over a shard for strategies that look at all members of an event at once.
+"""The loop of a group strategy: whole instants, each event looked at once after all of its rows."""
 
-Rows of one receive time are one instant: each event with a row in it is looked at after all of them, events by id. A
-member whose gate is shut, or whose last quote is stale by the gate's measure, shows neither side. Rules and output are
-those of :mod:`signals`; the legs of one look share a basket's number.
-"""
-
-from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 
-from oddstream_server.backtesting.acceleration import compiled
-from oddstream_server.backtesting.columns import MISSING, QuoteRows
-from oddstream_server.backtesting.signals import INTENT, Found, Terms, row_layout, tick_at, touch_fee, write_intent
-from oddstream_server.backtesting.universe import BEGINNING
-from oddstream_server.strategies import gate
-from oddstream_server.strategies.kernel import COLUMNS, GROUP_COLUMNS
-from oddstream_server.strategies.registry import ConfiguredStrategy
-
-_ALL: Final = (*COLUMNS, *GROUP_COLUMNS)
-_GATE_ROW: Final = np.dtype(
-    [
-        (n, np.int64)
-        for n in ("receive_time_us", "epoch", "bid_price_micros", "ask_price_micros", "payout_micros")
-    ]
-)
-_GATE_OUT: Final = np.dtype([("shut", np.int64), ("void", np.int64)])
+from oddstream_server.backtesting.passes.intents import tick_at, touch_fee, write_intent
+from oddstream_server.backtesting.records.columns import MISSING
 
 GROUP: Final = np.dtype([(n, np.int64) for n in ("opened", "expire_us", "size_micros", "dirty", "row")])
+
+
 MEMBER: Final = np.dtype(
     [
         (n, np.int64)
@@ -64,8 +46,17 @@ def bound_stale_after(state: Any, params: Any) -> Any:
 
 
 def leave_all(
-    intents: Any, written: Any, members: Any, info: Any, begin: Any, end: Any, row: Any, now: Any, sequence: Any,
-    strategy: Any, subject: Any,
+    intents: Any,
+    written: Any,
+    members: Any,
+    info: Any,
+    begin: Any,
+    end: Any,
+    row: Any,
+    now: Any,
+    sequence: Any,
+    strategy: Any,
+    subject: Any,
 ) -> Any:
     """Intents to leave every armed leg; returns the number of intents written in all."""
     for j in range(begin, end):
@@ -344,139 +335,3 @@ def drive_groups(
     cursors[0] = change
     cursors[1] = written
     return i
-
-
-class GroupPass:
-    """A group strategy on its way over rows in order; see :class:`signals.SignalPass` for the parameters."""
-
-    def __init__(
-        self,
-        strategy: ConfiguredStrategy,
-        number: int,
-        terms: Terms,
-        *,
-        first_us: int = BEGINNING,
-        holds: bool = False,
-        plain: bool = False,
-    ) -> None:
-        kind, universe = strategy.kind, terms.universe
-        assert kind.step_group is not None
-        self._terms = terms
-        markets, events, places = max(len(universe), 1), max(len(universe.events), 1), len(universe.members)
-        largest = int(np.diff(universe.member_bounds).max(initial=0))
-        self._drive: Callable[..., Any] = compiled(
-            drive_groups,
-            plain=plain,
-            bound_step=kind.step_group,
-            bound_gate=gate.gate_step,
-            bound_stale_after=gate.stale_after_us,
-        )
-        place_of = np.full(markets, -1, dtype=np.int64)
-        for place, m in enumerate(universe.members.tolist()):
-            if m >= 0:
-                place_of[m] = place
-        self._place_of = place_of
-        self._status = np.zeros(markets, dtype=np.int64)
-        self._cursors = np.zeros(3, dtype=np.int64)
-        self._cursors[2] = 2 * places
-        self._groups = np.zeros(events, dtype=GROUP)
-        self._info = np.zeros(max(places, 1), dtype=MEMBER)
-        self._gate_states = np.zeros(markets, dtype=gate.STATE)
-        self._gate_params = strategy.gate.params.record().reshape(1)
-        self._gate_cells = np.zeros(5, dtype=np.int64)
-        self._gate_out_cells = np.zeros(2, dtype=np.int64)
-        self._state_cells = np.zeros((events, kind.state_dtype.itemsize // 8), dtype=np.int64)
-        self._params = strategy.params.record().reshape(1)
-        self._cells = np.full((max(places, 1), len(_ALL)), MISSING, dtype=np.int64)
-        for e in range(len(universe.events)):
-            rows = self._cells[universe.member_bounds[e] : universe.member_bounds[e + 1]]
-            rows[:, _ALL.index("payout_micros")] = universe.event_payout_micros[e]
-            rows[:, _ALL.index("exclusive")] = universe.exclusive[e]
-            rows[:, _ALL.index("exhaustive")] = universe.exhaustive[e]
-        self._seen_cells = np.zeros((max(largest, 1), len(_ALL)), dtype=np.int64)
-        self._row_dtype = row_layout(kind.columns, _ALL)
-        self._out_cells = np.zeros(kind.out_dtype.itemsize // 8, dtype=np.int64)
-        self._out = self._out_cells.view(kind.out_dtype)
-        self._states = self._state_cells.reshape(-1).view(kind.state_dtype)
-        self._chosen = np.zeros(max(largest, 1), dtype=np.int64)
-        self._dirty = np.zeros(events, dtype=np.int64)
-        self._counts = np.zeros(5, dtype=np.int64)
-        needs_fees = any(name in kind.columns for name in ("bid_fee_micros", "ask_fee_micros"))
-        self._options = np.array([number, needs_fees, kind.edge_kind, 0, holds, first_us], dtype=np.int64)
-
-    def run(self, quotes: QuoteRows, begin: int = 0, end: int | None = None) -> Found:
-        """Go over rows ``begin`` to ``end``, which must not part an instant; calls go on where the one before ended."""
-        end = len(quotes) if end is None else end
-        chunks, before = [], self._counts.copy()
-        universe = self._terms.universe
-        capacity = max(256, (end - begin) // 16) + 2 * int(self._cursors[2])
-        while begin < end:
-            intents = np.empty(capacity, dtype=INTENT)
-            self._cursors[1] = 0
-            begin = self._drive(
-                begin,
-                end,
-                quotes.market,
-                quotes.receive_time_us,
-                quotes.ingest_sequence,
-                quotes.bid_price_micros,
-                quotes.bid_size_micros,
-                quotes.ask_price_micros,
-                quotes.ask_size_micros,
-                quotes.epoch,
-                *self._terms.tables,
-                self._status,
-                self._cursors,
-                self._place_of,
-                universe.members,
-                universe.member_bounds,
-                universe.speakable,
-                self._groups,
-                self._info,
-                self._gate_states,
-                self._gate_params,
-                self._gate_cells,
-                self._gate_cells.view(_GATE_ROW),
-                self._gate_out_cells,
-                self._gate_out_cells.view(_GATE_OUT),
-                self._states,
-                self._state_cells,
-                self._params,
-                self._cells,
-                self._seen_cells,
-                self._seen_cells.reshape(-1).view(self._row_dtype),
-                self._out_cells,
-                self._out,
-                self._chosen,
-                self._dirty,
-                intents,
-                self._counts,
-                self._options,
-            )
-            chunks.append(intents[: self._cursors[1]])
-        created, revised, ended, _, warm = (self._counts - before).tolist()
-        return Found(np.concatenate(chunks) if chunks else np.empty(0, dtype=INTENT), created, revised, ended, warm)
-
-    def _carried(self) -> tuple[Any, ...]:
-        return (
-            self._status,
-            self._cursors,
-            self._groups,
-            self._info,
-            self._gate_states,
-            self._cells,
-            self._state_cells,
-            self._counts,
-        )
-
-    def checkpoint(self) -> bytes:
-        """Everything that the rest of the pass depends on."""
-        return b"".join(a.tobytes() for a in self._carried())
-
-    def restore(self, stored: bytes) -> None:
-        """Go on from a checkpoint of the same strategy and universe."""
-        place = 0
-        for array in self._carried():
-            piece = np.frombuffer(stored, dtype=array.dtype, count=array.size, offset=place)
-            array[...] = piece.reshape(array.shape)
-            place += array.nbytes

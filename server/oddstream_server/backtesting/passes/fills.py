@@ -17,190 +17,27 @@ counts once. Books come before prints of the same instant.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from oddstream_server.backtesting.acceleration import compiled
-from oddstream_server.backtesting.columns import MISSING, Shard, TradeRows
-from oddstream_server.backtesting.universe import Universe
-
-AT_SIGNAL, NEXT_QUOTE, CONFIGURED = 1, 2, 4
-"""Bits of an offer's moments."""
-DECIDE, BUY, SELL = 1, 2, 3
-"""Kinds of log entries: an entry is decided on; something can be bought; something can be sold."""
-BOOK, PRINT = 0, 1
-"""Phases of one instant."""
-MAXIMUM_LEVELS: Final = 100
-
-OFFER: Final = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            "time_us",
-            "phase",
-            "sequence",
-            "kind",
-            "moments",
-            "intent",
-            "price_micros",
-            "mid_micros",
-            "size_micros",
-            "depth_micros",
-            "book_side",
-            "maker",
-        )
-    ]
+from oddstream_server.backtesting.passes.offers import (
+    AT_SIGNAL,
+    CONFIGURED,
+    DECIDE,
+    MAXIMUM_LEVELS,
+    NEXT_QUOTE,
+    OFFER,
+    PENDING,
+    gate_open,
+    offer_touch,
+    rest_on_print,
+    rest_on_quote,
+    write_offer,
 )
-"""Price and mid are those of the intent's outcome. ``size_micros`` is MISSING where the venue tells none; ``depth`` is
-what stands before it in the same book. ``book_side``: 0 takes from bids, 1 from asks."""
-
-PENDING: Final = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            "moments",
-            "intent",
-            "row",
-            "arrival_us",
-            "expire_us",
-            "outcome",
-            "resting",
-            "rest_price",
-            "queue_micros",
-            "credited_micros",
-            "credited_us",
-        )
-    ]
-)
-
-
-def gate_open(bid: Any, ask: Any, payout: Any) -> Any:
-    """False for a crossed, locked or placeholder book."""
-    if bid == MISSING or ask == MISSING:
-        return True
-    return not (bid >= ask or (bid * 100 <= payout and ask * 100 >= payout * 99))
-
-
-def write_offer(
-    offers: Any, at: Any, kind: Any, moments: Any, intent: Any, now: Any, phase: Any, sequence: Any, price: Any,
-    mid: Any, size: Any, depth: Any, book_side: Any, maker: Any,
-) -> None:
-    offer = offers[at]
-    offer["time_us"] = now
-    offer["phase"] = phase
-    offer["sequence"] = sequence
-    offer["kind"] = kind
-    offer["moments"] = moments
-    offer["intent"] = intent
-    offer["price_micros"] = price
-    offer["mid_micros"] = mid
-    offer["size_micros"] = size
-    offer["depth_micros"] = depth
-    offer["book_side"] = book_side
-    offer["maker"] = maker
-
-
-def offer_touch(
-    offers: Any, written: Any, pending: Any, sells: Any, now: Any, sequence: Any, bid: Any, bid_size: Any, ask: Any,
-    ask_size: Any, payout: Any, moments: Any, levels: Any, level_count: Any,
-) -> Any:
-    """Offer a usable row's touch for the moments given, and for CONFIGURED the levels behind it.
-
-    :param levels: rows (side, price, size) of the recorded book, best first within a side.
-    :returns: offers written in all; the same as before where the side is missing.
-    """
-    outcome = pending["outcome"]
-    takes_asks = 1 - outcome if sells == 0 else outcome
-    touch = ask if takes_asks else bid
-    if touch == MISSING or moments == 0:
-        return written
-    size = ask_size if takes_asks else bid_size
-    mid = touch if bid == MISSING or ask == MISSING else (bid + ask) // 2
-    kind = SELL if sells else BUY
-    price = touch if outcome == 0 else payout - touch
-    mid = mid if outcome == 0 else payout - mid
-    write_offer(
-        offers, written, kind, moments, pending["intent"], now, 0, sequence, price, mid, size, 0, takes_asks, 0
-    )
-    written += 1
-    pending["moments"] = pending["moments"] & ~moments
-    if (moments & 4) == 0 or size == MISSING:
-        return written
-    depth = size
-    first = True
-    for k in range(level_count):
-        if levels[k, 0] != takes_asks:
-            continue
-        if first:
-            if levels[k, 1] != touch:
-                break
-            first = False
-            continue
-        price = levels[k, 1] if outcome == 0 else payout - levels[k, 1]
-        write_offer(
-            offers, written, kind, 4, pending["intent"], now, 0, sequence, price, price, levels[k, 2], depth,
-            takes_asks, 0,
-        )
-        written += 1
-        depth += levels[k, 2]
-    return written
-
-
-def rest_on_quote(
-    offers: Any, written: Any, pending: Any, now: Any, sequence: Any, bid: Any, bid_size: Any, ask: Any, ask_size: Any,
-    payout: Any,
-) -> Any:
-    """What a new quote does to a resting entry; returns the offers written in all."""
-    outcome = pending["outcome"]
-    own, own_size = (bid, bid_size) if outcome == 0 else (ask, ask_size)
-    other, other_size = (ask, ask_size) if outcome == 0 else (bid, bid_size)
-    price = pending["rest_price"]
-    crossed = other != MISSING and (other <= price if outcome == 0 else other >= price)
-    if crossed:
-        money = price if outcome == 0 else payout - price
-        write_offer(
-            offers, written, BUY, 4, pending["intent"], now, 0, sequence, money, money, other_size, 0, outcome, 1
-        )
-        return written + 1
-    if own == MISSING or (own < price if outcome == 0 else own > price):
-        pending["queue_micros"] = 0
-    elif own == price and own_size != MISSING:
-        if pending["queue_micros"] == MISSING:
-            pending["queue_micros"] = own_size
-        elif own_size < pending["queue_micros"]:
-            if pending["credited_us"] != now:
-                pending["credited_us"] = now
-                pending["credited_micros"] = 0
-            pending["credited_micros"] += pending["queue_micros"] - own_size
-            pending["queue_micros"] = own_size
-    return written
-
-
-def rest_on_print(
-    offers: Any, written: Any, pending: Any, now: Any, sequence: Any, price: Any, size: Any, taker: Any, payout: Any
-) -> Any:
-    """What a print does to a resting entry; returns the offers written in all."""
-    outcome = pending["outcome"]
-    mine = pending["rest_price"]
-    if taker != 1 - outcome or (price > mine if outcome == 0 else price < mine):
-        return written
-    rest = size
-    if price == mine:
-        if pending["queue_micros"] == MISSING:
-            return written
-        if pending["credited_us"] == now:
-            explained = min(rest, pending["credited_micros"])
-            pending["credited_micros"] -= explained
-            rest -= explained
-        ahead = min(rest, pending["queue_micros"])
-        pending["queue_micros"] -= ahead
-        rest -= ahead
-    if rest <= 0:
-        return written
-    money = mine if outcome == 0 else payout - mine
-    write_offer(offers, written, BUY, 4, pending["intent"], now, 1, sequence, money, money, rest, 0, outcome, 1)
-    return written + 1
+from oddstream_server.backtesting.records.columns import MISSING, Shard, TradeRows
+from oddstream_server.backtesting.records.universe import Universe
 
 
 def walk(
@@ -243,11 +80,17 @@ def walk(
     :param cursors: [change, intent, print, book row, offers written, most offers of one row].
     :param pendings: PENDING by (strategy, market, 0 entry, 1 exit of outcome 0, 2 exit of outcome 1).
     :param waiting: pendings with something left, by market.
-    :param options: [latency, fills on the trigger, walks books, makes].
+    :param options: [latency, fills on the trigger, walks books, makes, moments].
     """
     latency, on_trigger, walks, makes = options[0], options[1] != 0, options[2] != 0, options[3] != 0
+    asked = options[4]
     change, intent, printed, book, written = cursors[0], cursors[1], cursors[2], cursors[3], cursors[4]
-    change_count, intent_count, print_count, book_count = len(changes), len(intents), len(print_market), len(book_market)
+    change_count, intent_count, print_count, book_count = (
+        len(changes),
+        len(intents),
+        len(print_market),
+        len(book_market),
+    )
     strategies = pendings.shape[0]
     next_change_us = changes[change]["time_us"] if change < change_count else 2**62
     next_row = intents[intent]["row"] if intent < intent_count else 2**62
@@ -266,8 +109,15 @@ def walk(
                     pending = pendings[s, m, 0]
                     if pending["resting"] != 0 and at < pending["expire_us"]:
                         written = rest_on_print(
-                            offers, written, pending, at, print_sequence[printed], print_price[printed],
-                            print_size[printed], print_taker[printed], terms[m]["payout_micros"],
+                            offers,
+                            written,
+                            pending,
+                            at,
+                            print_sequence[printed],
+                            print_price[printed],
+                            print_size[printed],
+                            print_taker[printed],
+                            terms[m]["payout_micros"],
                         )
             printed += 1
             continue
@@ -290,7 +140,9 @@ def walk(
             if gate_open(bid, ask, payout):
                 level_count = 0
                 if walks:
-                    level_count = load_levels(levels, book_bounds[m, 0], book_bounds[m, 1], book_side, book_price, book_size)
+                    level_count = load_levels(
+                        levels, book_bounds[m, 0], book_bounds[m, 1], book_side, book_price, book_size
+                    )
                 for s in range(strategies):
                     # exits first: a strategy that turns sells before it buys
                     for k in (1, 2, 0):
@@ -304,11 +156,22 @@ def walk(
                             continue
                         if pending["resting"] != 0:
                             written = rest_on_quote(
-                                offers, written, pending, now, ingest_sequence[i], bid, bid_size[i], ask, ask_size[i], payout
+                                offers,
+                                written,
+                                pending,
+                                now,
+                                ingest_sequence[i],
+                                bid,
+                                bid_size[i],
+                                ask,
+                                ask_size[i],
+                                payout,
                             )
                         later = i > pending["row"]
                         arrived = (later or on_trigger) and now >= pending["arrival_us"]
-                        moments = pending["moments"] & ((1 if k > 0 else 0) | (2 if later else 0) | (4 if arrived else 0))
+                        moments = pending["moments"] & (
+                            (1 if k > 0 else 0) | (2 if later else 0) | (4 if arrived else 0)
+                        )
                         if makes and k == 0 and (moments & 4) != 0:
                             own = bid if pending["outcome"] == 0 else ask
                             if own != MISSING:
@@ -320,8 +183,20 @@ def walk(
                                 pending["moments"] = pending["moments"] & ~4
                             moments = moments & ~4
                         written = offer_touch(
-                            offers, written, pending, 1 if k > 0 else 0, now, ingest_sequence[i], bid, bid_size[i], ask,
-                            ask_size[i], payout, moments, levels, level_count,
+                            offers,
+                            written,
+                            pending,
+                            1 if k > 0 else 0,
+                            now,
+                            ingest_sequence[i],
+                            bid,
+                            bid_size[i],
+                            ask,
+                            ask_size[i],
+                            payout,
+                            moments,
+                            levels,
+                            level_count,
                         )
                         if pending["moments"] == 0 and pending["resting"] == 0:
                             waiting[m] -= 1
@@ -334,7 +209,9 @@ def walk(
             usable = status[w] == 2 and gate_open(bid, ask, payout)
             level_count = 0
             if walks and on_trigger:
-                level_count = load_levels(levels, book_bounds[w, 0], book_bounds[w, 1], book_side, book_price, book_size)
+                level_count = load_levels(
+                    levels, book_bounds[w, 0], book_bounds[w, 1], book_side, book_price, book_size
+                )
             entry = pendings[s, w, 0]
             if entry["moments"] != 0 or entry["resting"] != 0:
                 # a new intent takes the place of an entry that waits
@@ -345,7 +222,7 @@ def walk(
             pending = pendings[s, w, k]
             if pending["moments"] == 0:
                 waiting[w] += 1
-            pending["moments"] = 7
+            pending["moments"] = asked
             pending["intent"] = intent
             pending["row"] = i
             pending["outcome"] = wanted["outcome"]
@@ -354,15 +231,39 @@ def walk(
             pending["arrival_us"] = now + delay
             if k == 0:
                 write_offer(
-                    offers, written, DECIDE, 7, intent, now, 0, ingest_sequence[i], wanted["price_micros"],
-                    wanted["price_micros"], wanted["size_micros"], 0, 1 - wanted["outcome"], 0,
+                    offers,
+                    written,
+                    DECIDE,
+                    7,
+                    intent,
+                    now,
+                    0,
+                    ingest_sequence[i],
+                    wanted["price_micros"],
+                    wanted["price_micros"],
+                    wanted["size_micros"],
+                    0,
+                    1 - wanted["outcome"],
+                    0,
                 )
                 written += 1
             if usable:
-                moments = 1 | (4 if on_trigger and not (makes and k == 0) else 0)
+                moments = asked & (1 | (4 if on_trigger and not (makes and k == 0) else 0))
                 written = offer_touch(
-                    offers, written, pending, 1 if k > 0 else 0, now, ingest_sequence[i], bid, bid_size[r], ask,
-                    ask_size[r], payout, moments, levels, level_count,
+                    offers,
+                    written,
+                    pending,
+                    1 if k > 0 else 0,
+                    now,
+                    ingest_sequence[i],
+                    bid,
+                    bid_size[r],
+                    ask,
+                    ask_size[r],
+                    payout,
+                    moments,
+                    levels,
+                    level_count,
                 )
             if k == 0:
                 pending["moments"] = pending["moments"] & ~1
@@ -386,8 +287,19 @@ def load_levels(levels: Any, begin: Any, end: Any, side: Any, price: Any, size: 
 
 
 def finish_prints(
-    print_market: Any, print_time_us: Any, print_sequence: Any, print_price: Any, print_size: Any, print_taker: Any,
-    terms: Any, changes: Any, status: Any, cursors: Any, pendings: Any, waiting: Any, offers: Any,
+    print_market: Any,
+    print_time_us: Any,
+    print_sequence: Any,
+    print_price: Any,
+    print_size: Any,
+    print_taker: Any,
+    terms: Any,
+    changes: Any,
+    status: Any,
+    cursors: Any,
+    pendings: Any,
+    waiting: Any,
+    offers: Any,
 ) -> Any:
     """The prints after the last quote; returns False where ``offers`` is full and it wants to be called again."""
     change, printed, written = cursors[0], cursors[2], cursors[4]
@@ -403,8 +315,15 @@ def finish_prints(
                 pending = pendings[s, m, 0]
                 if pending["resting"] != 0 and at < pending["expire_us"]:
                     written = rest_on_print(
-                        offers, written, pending, at, print_sequence[printed], print_price[printed],
-                        print_size[printed], print_taker[printed], terms[m]["payout_micros"],
+                        offers,
+                        written,
+                        pending,
+                        at,
+                        print_sequence[printed],
+                        print_price[printed],
+                        print_size[printed],
+                        print_taker[printed],
+                        terms[m]["payout_micros"],
                     )
         printed += 1
     cursors[0], cursors[2], cursors[4] = change, printed, written
@@ -422,6 +341,8 @@ class FillRules:
     on_trigger: bool = False
     walks_books: bool = True
     makes: bool = False
+    moments: int = AT_SIGNAL | NEXT_QUOTE | CONFIGURED
+    """Which moments are wanted; the fill ladder needs all."""
 
 
 def find_offers(
@@ -447,7 +368,7 @@ def find_offers(
     book_bounds = np.zeros((count if len(books) else 1, 2), dtype=np.int64)
     levels = np.zeros((max(level_room, 1), 3), dtype=np.int64)
     walks = rules.walks_books and len(books) > 0
-    options = np.array([rules.latency_us, rules.on_trigger, walks, rules.makes], dtype=np.int64)
+    options = np.array([rules.latency_us, rules.on_trigger, walks, rules.makes, rules.moments], dtype=np.int64)
     capacity = max(4 * len(intents) + 256, 4 * reserve)
     chunks = []
     row, done = 0, False

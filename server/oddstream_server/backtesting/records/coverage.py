@@ -1,14 +1,14 @@
 """How much of the markets' open time the rows cover, and the last quote of each market at given instants."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from oddstream_server.backtesting.acceleration import compiled
-from oddstream_server.backtesting.columns import MISSING, QuoteRows
-from oddstream_server.backtesting.universe import Universe
+from oddstream_server.backtesting.records.columns import MISSING, QuoteRows
+from oddstream_server.backtesting.records.universe import Universe
 
 _US_A_DAY: Final = 86_400_000_000
 _US_AN_HOUR: Final = 3_600_000_000
@@ -48,10 +48,12 @@ SPAN: Final = np.dtype(
 )
 
 
-def equity_instants(start_us: int, end_us: int) -> Any:
-    """When the equity is taken: full hours of UTC (full days for more than 62 days), and the end of the range."""
+def equity_instants(start_us: int, end_us: int, wanted_us: Sequence[int] = ()) -> Any:
+    """When the equity is taken: full hours of UTC (full days for more than 62 days), those wanted, and the end."""
     step = _US_AN_HOUR if end_us - start_us <= _HOURLY_UP_TO_DAYS * _US_A_DAY else _US_A_DAY
-    return np.append(np.arange((start_us // step + 1) * step, end_us, step, dtype=np.int64), np.int64(end_us))
+    regular = np.arange((start_us // step + 1) * step, end_us, step, dtype=np.int64)
+    within = [t for t in wanted_us if start_us < t < end_us]
+    return np.unique(np.concatenate([regular, np.array([*within, end_us], dtype=np.int64)]))
 
 
 def open_until(span: Any, status: Any, now: Any, start_us: Any, end_us: Any) -> Any:
@@ -70,8 +72,20 @@ def change_status(spans: Any, status: Any, market: Any, new: Any, now: Any, star
 
 
 def survey(
-    market: Any, receive_time_us: Any, bid_price: Any, ask_price: Any, epoch: Any, changes: Any, place_of: Any,
-    instants: Any, status: Any, spans: Any, last: Any, marks: Any, start_us: Any, end_us: Any,
+    market: Any,
+    receive_time_us: Any,
+    bid_price: Any,
+    ask_price: Any,
+    epoch: Any,
+    changes: Any,
+    place_of: Any,
+    instants: Any,
+    status: Any,
+    spans: Any,
+    last: Any,
+    marks: Any,
+    start_us: Any,
+    end_us: Any,
 ) -> None:
     """One walk over a shard's rows.
 
@@ -87,7 +101,9 @@ def survey(
         while change < len(changes) and changes[change]["time_us"] <= now:
             place = place_of[changes[change]["market"]]
             if place >= 0:
-                change_status(spans, status, place, changes[change]["status"], changes[change]["time_us"], start_us, end_us)
+                change_status(
+                    spans, status, place, changes[change]["status"], changes[change]["time_us"], start_us, end_us
+                )
             change += 1
         place = place_of[market[i]]
         if status[place] == 0:

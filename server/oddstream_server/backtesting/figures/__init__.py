@@ -1,0 +1,1 @@
+"""Figures of a finished run, each with its convention and its source."""

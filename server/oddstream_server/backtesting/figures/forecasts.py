@@ -1,0 +1,115 @@
+"""Figures of forecasts and trades: Brier score, log loss, calibration, win rate, realised edge with its interval.
+
+Undefined is None. Brier scores are two-class (Brier 1950), log losses clip at 1e-6, intervals are at 95 %: Wilson 1927
+for the win rate, a bootstrap over whole events for the edge, with a fixed seed.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from oddstream_server.domain.money import MICROS, Rounding, divide
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+LOG_LOSS_CLIP: Final = 1e-6
+CONFIDENCE_LEVEL: Final = 0.95
+BIN_MICROS: Final = 50_000
+"""Width of a calibration bin: 5 cents of a contract that pays one USD."""
+BOOTSTRAP_DRAWS: Final = 2_000
+_Z: Final = NormalDist().inv_cdf(0.5 + CONFIDENCE_LEVEL / 2.0)
+
+
+def brier(probabilities: Floats, happened: Floats) -> float | None:
+    """Mean squared distance of forecasts from what happened (0 or 1)."""
+    return float(np.mean(np.square(probabilities - happened))) if len(probabilities) else None
+
+
+def log_loss(probabilities: Floats, happened: Floats) -> float | None:
+    if not len(probabilities):
+        return None
+    p = np.clip(probabilities, LOG_LOSS_CLIP, 1.0 - LOG_LOSS_CLIP)
+    return float(-np.mean(happened * np.log(p) + (1.0 - happened) * np.log(1.0 - p)))
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationBin:
+    """Forecasts from ``start`` (included) to ``end`` (excluded, but for the last bin), in micros of the payout."""
+
+    start_price_micros: int
+    end_price_micros: int
+    count: int
+    mean_forecast: float | None
+    frequency: float | None
+    """Share of them that happened."""
+
+
+def calibration(forecasts_micros: Integers, happened: Floats) -> tuple[CalibrationBin, ...]:
+    """Twenty fixed bins of 5 cents on whole micros, ascending."""
+    last = MICROS // BIN_MICROS - 1
+    place = np.clip(forecasts_micros // BIN_MICROS, 0, last)
+    bins = []
+    for k in range(last + 1):
+        inside = place == k
+        count = int(inside.sum())
+        bins.append(
+            CalibrationBin(
+                k * BIN_MICROS,
+                (k + 1) * BIN_MICROS,
+                count,
+                int(forecasts_micros[inside].sum()) / count / MICROS if count else None,
+                float(happened[inside].mean()) if count else None,
+            )
+        )
+    return tuple(bins)
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float] | None:
+    """Wilson's interval of a share at 95 %."""
+    if trials == 0:
+        return None
+    share, square = successes / trials, _Z * _Z
+    centre = (share + square / (2 * trials)) / (1 + square / trials)
+    half = _Z / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials * trials))
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Earned after fees for one contract, in micros, with the bootstrap interval where there are two events or more."""
+
+    mean_micros: int
+    low_micros: int | None
+    high_micros: int | None
+
+
+def realized_edge(profits_micros: Integers, sizes_micros: Integers, clusters: Sequence[str]) -> Edge | None:
+    """Profit over contracts of all trades; the interval draws whole clusters: trades of one event stay together.
+
+    :param clusters: the event of each trade (its market where it has none).
+    """
+    contracts = int(sizes_micros.sum())
+    if contracts == 0:
+        return None
+    mean = divide(int(profits_micros.sum()) * MICROS, contracts, Rounding.HALF_UP)
+    names, member = np.unique(np.asarray(clusters), return_inverse=True)
+    if len(names) < 2:
+        return Edge(mean, None, None)
+    profit = np.zeros(len(names), dtype=np.float64)
+    size = np.zeros(len(names), dtype=np.float64)
+    np.add.at(profit, member, profits_micros.astype(np.float64))
+    np.add.at(size, member, sizes_micros.astype(np.float64))
+    rng = np.random.Generator(np.random.PCG64(0))
+    drawn = np.empty(BOOTSTRAP_DRAWS, dtype=np.float64)
+    for k in range(BOOTSTRAP_DRAWS):
+        chosen = rng.integers(0, len(names), len(names))
+        drawn[k] = profit[chosen].sum() / size[chosen].sum() * MICROS
+    tail = (1.0 - CONFIDENCE_LEVEL) / 2.0
+    low, high = np.quantile(drawn, [tail, 1.0 - tail])
+    return Edge(mean, round(float(low)), round(float(high)))
