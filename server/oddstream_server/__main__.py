@@ -79,18 +79,48 @@ def pipeline(index: Annotated[int, typer.Option(min=0, help="Number of this pipe
 
 
 @cli.command()
+def worker(index: Annotated[int, typer.Option(min=0, help="Number of this worker process.")] = 0) -> None:
+    """Compute backtests and sweeps from the queue of ODDSTREAM_DATABASE_URL; any number of them, on any machine."""
+    from oddstream_server.app.backtests import work
+    from oddstream_server.app.process import run_worker
+
+    settings = _settings()
+    process = f"worker-{index}"
+    raise SystemExit(run_worker(settings, process, lambda stop: work(settings, process, stop)))
+
+
+@cli.command(hidden=True)
+def job(
+    step: Annotated[str, typer.Argument(help="backtest, sweep_plan, sweep_shard or sweep_judge.")],
+    run_id: Annotated[str, typer.Argument(help="Id of the backtest or sweep.")],
+    attempt: Annotated[int, typer.Option(help="The attempt that this is.")],
+    shard: Annotated[int, typer.Option(help="Number of the sweep's shard.")] = 0,
+) -> None:
+    """One job, as a worker's child."""
+    from oddstream_server.app.backtests import compute
+
+    raise SystemExit(compute(_settings(), step, run_id, attempt, shard))
+
+
+@cli.command()
+def archive() -> None:
+    """Bring closed days of ticks into Parquet, and check every file of the archive against its manifest."""
+    from oddstream_server.app.backtests import archive_closed_days
+
+    _run_command(archive_closed_days(_settings()))
+
+
+@cli.command()
 def migrate() -> None:
     """Bring the schema of ODDSTREAM_DATABASE_URL to this version, under a lock."""
-    from oddstream_server.app.process import database_tls, default_migrations_folder, say
-    from oddstream_server.storage.connector import Connector
+    from oddstream_server.app.process import database_connector, default_migrations_folder, say
     from oddstream_server.storage.migrate import upgrade
 
     settings = _settings()
     if settings.database_url is None:
         _refuse("ODDSTREAM_DATABASE_URL: is needed; the embedded database is migrated by `oddstream-server run`")
     folder = settings.migrations_dir or default_migrations_folder()
-    connector = Connector(settings.database_url.get_secret_value(), tls=database_tls(settings))
-    upgrade(connector, report=say, folder=folder)
+    upgrade(database_connector(settings), report=say, folder=folder)
 
 
 imports = typer.Typer(help="Bring files into the tick store.", no_args_is_help=True)
@@ -126,6 +156,57 @@ def replay(
 
     span = TimeRange(_instant_us(begin), _instant_us(end))
     _run_command(replay_stored(_settings(), span, market or (), append=not dry_run))
+
+
+venue_keys = typer.Typer(help="API keys at venues, kept sealed in the database.", no_args_is_help=True)
+cli.add_typer(venue_keys, name="venue-keys")
+
+
+@venue_keys.command("set")
+def set_venue_key(
+    venue: Annotated[str, typer.Argument(help="kalshi")],
+    key_id: Annotated[str, typer.Option(help="The key's id at the venue.")],
+    private_key_file: Annotated[Path, typer.Option(help="Unencrypted PEM, as the venue showed it.")],
+) -> None:
+    """Seal a key and keep it; one that is there is replaced."""
+    from oddstream_server.app import venue_keys as commands
+
+    _run_command(commands.set_venue_key(_settings(), venue, key_id, private_key_file))
+
+
+@venue_keys.command("list")
+def list_venue_keys() -> None:
+    """Which venues a key is kept for, and what wraps it."""
+    from oddstream_server.app import venue_keys as commands
+
+    _run_command(commands.list_venue_keys(_settings()))
+
+
+@venue_keys.command("remove")
+def remove_venue_key(venue: Annotated[str, typer.Argument(help="kalshi")]) -> None:
+    """Forget a key."""
+    from oddstream_server.app import venue_keys as commands
+
+    _run_command(commands.remove_venue_key(_settings(), venue))
+
+
+@venue_keys.command("reseal")
+def reseal_venue_keys() -> None:
+    """Seal every key anew with the newest wrapping key, after that was rotated."""
+    from oddstream_server.app import venue_keys as commands
+
+    _run_command(commands.reseal_venue_keys(_settings()))
+
+
+@cli.command()
+def write_secret(
+    reference: Annotated[str, typer.Argument(help="e.g. vault:secret/alerts#slack_webhook")],
+    file: Annotated[Path, typer.Argument(help="Replaced whole, mode 0600.")],
+) -> None:
+    """Write a secret of a store to a file, for programs that read files alone (webhooks of Alertmanager)."""
+    from oddstream_server.app import venue_keys as commands
+
+    _run_command(commands.write_secret(_settings(), reference, file))
 
 
 def _instant_us(given: datetime | None) -> int | None:

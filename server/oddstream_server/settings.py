@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from oddstream_server.application.secrets import SecretReference
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.principal import Role
 
@@ -64,6 +65,26 @@ class Settings(BaseSettings):
     allow_plaintext_to_services: bool = False
     """Off loopback PostgreSQL and Redis are spoken to over TLS 1.3 only, unless this is set."""
 
+    database_login: SecretReference | None = None
+    """Where user and password of the database are, asked at each new connection; absent: in ``database_url``."""
+    database_role: str | None = Field(default=None, pattern="^[a-z_][a-z0-9_]{0,62}$")
+    """Taken on in each session, so that tables have one owner whatever the login's name."""
+    redis_login: SecretReference | None = None
+    keyring: SecretReference | None = None
+    """Where peppers and data keys are; absent: files in the data folder."""
+    vault_url: str | None = None
+    vault_ca_file: Path | None = None
+    vault_namespace: str | None = None
+    vault_token: SecretStr | None = None
+    vault_role_id: str | None = None
+    vault_secret_id: SecretStr | None = None
+    vault_secret_id_file: Path | None = None
+    vault_transit_key: str | None = Field(default=None, pattern="^[A-Za-z0-9_.-]{1,128}$")
+    """Transit key that wraps the data keys of venue credentials; absent: the keyring's newest data key does."""
+    aws_region: str | None = None
+    aws_endpoint_url: str | None = None
+    """Of Secrets Manager, instead of the region's own."""
+
     grpc_host: str = "127.0.0.1"
     grpc_port: int = Field(default=50051, ge=0, le=65535)
     allow_plaintext_from_the_network: bool = False
@@ -107,6 +128,8 @@ class Settings(BaseSettings):
     kalshi_websocket_url: str = "wss://external-api-ws.kalshi.com/trade-api/ws/v2"
     kalshi_key_id: str | None = None
     kalshi_private_key_file: Path | None = None
+    kalshi_key: SecretReference | None = None
+    """Where the fields ``key_id`` and ``private_key`` are, instead of the two above."""
     polymarket_gamma_url: str = "https://gamma-api.polymarket.com"
     polymarket_clob_url: str = "https://clob.polymarket.com"
     polymarket_data_url: str = "https://data-api.polymarket.com"
@@ -121,6 +144,21 @@ class Settings(BaseSettings):
     declarations_file: Path | None = None
     """Reviewed declarations of what venues don't say (exhaustiveness of a series), JSON."""
     tick_retention_days: int = Field(default=14, ge=1)
+
+    backtest_workers: int = Field(default=1, ge=0, le=64)
+    """Worker processes for backtests that ``run`` starts; 0 leaves them to ``oddstream-server worker`` elsewhere."""
+    backtest_memory_mib: int = Field(default=2048, ge=128)
+    """What a job may hold in memory; beyond it the job fails, and nothing else suffers."""
+    backtest_cpu_seconds: float = Field(default=3600.0, gt=0)
+    backtest_wall_seconds: float = Field(default=7200.0, gt=0)
+    backtest_shard_rows: int = Field(default=500_000, ge=1_000)
+    """About how many rows a job reads at a time."""
+    backtest_maximum_attempts: int = Field(default=10, ge=1, le=1000)
+    """How often a job may lose its worker."""
+    backtests_per_key: int = Field(default=20, ge=1)
+    """Backtests and sweeps of one key that may be queued or running."""
+    archive_dir: Path | None = None
+    """Where closed days are kept as Parquet, reached by every worker; absent: ``archive/`` in the data folder."""
 
     migrations_dir: Path | None = None
     """Where the migrations are; absent: ``migrations/`` of the checkout."""
@@ -148,6 +186,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split_roles(cls, value: object) -> object:
         return named_roles(value) if isinstance(value, str) else value
+
+    @field_validator("database_login", "redis_login", "keyring", "kalshi_key", mode="before")
+    @classmethod
+    def _reference(cls, value: object) -> object:
+        return SecretReference.parse(value) if isinstance(value, str) else value
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -206,6 +249,29 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _stores_are_set_up(self) -> Self:
+        given = (self.vault_secret_id, self.vault_secret_id_file)
+        approle = self.vault_role_id is not None and any(given)
+        if self.vault_url is not None and not approle and self.vault_token is None:
+            raise ValueError(
+                "vault_url: needs a way in; set ODDSTREAM_VAULT_ROLE_ID and ODDSTREAM_VAULT_SECRET_ID_FILE, "
+                "or ODDSTREAM_VAULT_TOKEN"
+            )
+        if self.vault_transit_key is not None and self.vault_url is None:
+            raise ValueError("vault_transit_key: needs ODDSTREAM_VAULT_URL too")
+        needed = {"vault": "vault_url", "vault-database": "vault_url", "aws": "aws_region"}
+        for name in ("database_login", "redis_login", "keyring", "kalshi_key"):
+            reference: SecretReference | None = getattr(self, name)
+            if reference is None:
+                continue
+            if reference.store not in (*needed, "env", "file"):
+                raise ValueError(f"{name}: begins with a store's name: env, file, vault, vault-database or aws")
+            setting = needed.get(reference.store)
+            if setting is not None and getattr(self, setting) is None:
+                raise ValueError(f"{name}: needs {PREFIX}{setting.upper()} too")
+        return self
+
+    @model_validator(mode="after")
     def _redis_is_private(self) -> Self:
         if self.redis_url is None or self.allow_plaintext_to_services:
             return self
@@ -221,6 +287,8 @@ class Settings(BaseSettings):
     def _kalshi_key_is_whole(self) -> Self:
         if (self.kalshi_key_id is None) != (self.kalshi_private_key_file is None):
             raise ValueError("kalshi_key_id and kalshi_private_key_file: set both or neither")
+        if self.kalshi_key_id is not None and self.kalshi_key is not None:
+            raise ValueError("kalshi_key: holds the key id too; unset ODDSTREAM_KALSHI_KEY_ID and its file")
         return self
 
     def with_services(self, database_url: str | None, redis_url: str | None) -> Self:
@@ -320,3 +388,13 @@ def worker_environment(overrides: Mapping[str, str]) -> dict[str, str]:
 def set_grpc_cipher_suites(suites: str) -> None:
     """gRPC reads them from the environment when it is first imported, and takes no option for them."""
     os.environ["GRPC_SSL_CIPHER_SUITES"] = suites
+
+
+def own_environment() -> dict[str, str]:
+    """For ``env:`` references."""
+    return dict(os.environ)
+
+
+def aws_environment() -> dict[str, str]:
+    """The variables by which AWS tells its workloads who they are."""
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}

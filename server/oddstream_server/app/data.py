@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from oddstream_server.app.process import default_migrations_folder, now_us, open_database, say
+from oddstream_server.app.process import database_connector, default_migrations_folder, now_us, open_database, say
 from oddstream_server.application.ports import Lease, TimeRange
 from oddstream_server.embedded.services import EmbeddedServices, running_services
 from oddstream_server.pipeline.deciding.replay import load_journal, replay, replayed_events
@@ -54,7 +54,7 @@ async def stored_data(settings: Settings) -> AsyncIterator[Database]:
         if settings.database_url is None:
             raise RuntimeError("the database's address is known by now")
         folder = settings.migrations_dir or default_migrations_folder()
-        await upgrade_async(settings.database_url.get_secret_value(), folder=folder)
+        await upgrade_async(database_connector(settings), folder=folder)
         database = open_database(settings, "command")
         stack.push_async_callback(database.close)
         yield database

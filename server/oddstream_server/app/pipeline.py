@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import socket
 from collections.abc import Callable, Sequence
 
@@ -17,7 +18,9 @@ from oddstream_server.app.process import (
     run_until_stopped,
 )
 from oddstream_server.app.secrets import open_secrets
+from oddstream_server.app.venue_keys import kalshi_credential
 from oddstream_server.application.ports import VenueAdapter
+from oddstream_server.application.venue_credentials import VenueCredential
 from oddstream_server.domain.market import Venue
 from oddstream_server.embedded.layout import free_fraction
 from oddstream_server.lifecycle import Closing, StopSignal
@@ -44,16 +47,13 @@ from oddstream_server.venues.simulated.config import SimulatedConfig
 log = structlog.get_logger()
 
 
-def kalshi(settings: Settings) -> KalshiAdapter:
-    pem = None
-    if settings.kalshi_private_key_file is not None:
-        pem = settings.kalshi_private_key_file.read_bytes()
+def kalshi(settings: Settings, key: VenueCredential | None) -> KalshiAdapter:
     return KalshiAdapter(
         KalshiConfig(
             rest_url=settings.kalshi_rest_url,
             ws_url=settings.kalshi_websocket_url,
-            key_id=settings.kalshi_key_id,
-            private_key_pem=pem,
+            key_id=key.key_id if key else None,
+            private_key_pem=key.private_key.encode() if key else None,
         )
     )
 
@@ -69,10 +69,12 @@ def polymarket(settings: Settings) -> PolymarketAdapter:
     )
 
 
-async def choose_adapters(settings: Settings, not_before_us: int | None) -> Sequence[VenueAdapter]:
+async def choose_adapters(
+    settings: Settings, not_before_us: int | None, kalshi_key: VenueCredential | None = None
+) -> Sequence[VenueAdapter]:
     """The named venues; for ``auto`` the real ones that answer, and the simulated one where none does."""
     makers: dict[Venue, Callable[[], VenueAdapter]] = {
-        Venue.KALSHI: lambda: kalshi(settings),
+        Venue.KALSHI: lambda: kalshi(settings, kalshi_key),
         Venue.POLYMARKET: lambda: polymarket(settings),
         Venue.SIMULATED: lambda: SimulatedVenue(
             SimulatedConfig(
@@ -115,7 +117,8 @@ async def run_pipeline(settings: Settings, process: str, stop: StopSignal) -> No
     strategies.load_entry_points()
     declarations = Declarations.read(settings.declarations_file) if settings.declarations_file else Declarations()
 
-    adapters = await choose_adapters(settings, await _last_simulated_us(signal_log))
+    kalshi_key = await kalshi_credential(settings, stores, database)
+    adapters = await choose_adapters(settings, await _last_simulated_us(signal_log), kalshi_key)
     for adapter in adapters:
         closing.add(f"venue {adapter.venue.value}", adapter.close)
     metrics = PipelineMetrics(registry, [adapter.venue for adapter in adapters], now_us)
@@ -146,7 +149,7 @@ async def run_pipeline(settings: Settings, process: str, stop: StopSignal) -> No
         breakers = {adapter.venue.value: adapter.breaker_state() for adapter in adapters}
         for venue, of_venue in body["venues"].items():
             of_venue["breaker"] = breakers[venue]
-        return {"ready": True, **body}
+        return {"ready": True, "secrets": stores.state(), **body}
 
     ended = asyncio.Event()
 

@@ -21,13 +21,14 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from oddstream_server.application.keys.peppers import Peppers
-from oddstream_server.embedded.keys import load_or_make_keys
+from oddstream_server.app.secrets import SecretLogins, open_secrets
 from oddstream_server.embedded.layout import DataFolder
 from oddstream_server.lifecycle import StopSignal, die_with_parent
 from oddstream_server.observability.logging import configure_logging
 from oddstream_server.observability.operations import OperationsServer, State, process_metrics
+from oddstream_server.secrets.held import HeldSecrets
 from oddstream_server.settings import LogFormat, Settings
+from oddstream_server.shared_state.connection import SharedState
 from oddstream_server.storage.connector import Connector
 from oddstream_server.storage.database import Database
 from oddstream_server.transport.certificates import CertificateFiles
@@ -73,10 +74,24 @@ def required_urls(settings: Settings) -> tuple[str, str]:
 
 def database_connector(settings: Settings) -> Connector:
     """For what connects by itself: migrations."""
-    return Connector(required_urls(settings)[0], tls=database_tls(settings))
+    if settings.database_url is None:
+        raise SystemExit("this command needs ODDSTREAM_DATABASE_URL")
+    return Connector(
+        settings.database_url.get_secret_value(),
+        tls=database_tls(settings),
+        logins=_logins(settings, None),
+        role=settings.database_role,
+    )
 
 
-def open_database(settings: Settings, process: str) -> Database:
+def _logins(settings: Settings, secrets: HeldSecrets | None) -> SecretLogins | None:
+    if settings.database_login is None:
+        return None
+    return SecretLogins(secrets or open_secrets(settings, CollectorRegistry()), settings.database_login)
+
+
+def open_database(settings: Settings, process: str, secrets: HeldSecrets | None = None) -> Database:
+    """:param secrets: the process's own; None makes one for this database alone."""
     return Database(
         required_urls(settings)[0],
         pool_size=settings.database_pool_size,
@@ -85,6 +100,18 @@ def open_database(settings: Settings, process: str) -> Database:
         recycle_seconds=settings.database_pool_recycle_seconds,
         application_name=f"oddstream {process}",
         tls=database_tls(settings),
+        logins=_logins(settings, secrets),
+        role=settings.database_role,
+    )
+
+
+def open_shared_state(settings: Settings, registry: CollectorRegistry, secrets: HeldSecrets) -> SharedState:
+    logins = None if settings.redis_login is None else SecretLogins(secrets, settings.redis_login)
+    return SharedState(
+        required_urls(settings)[1],
+        registry,
+        ca_file=settings.redis_ca_file,
+        credentials=None if logins is None else logins.user_and_password,
     )
 
 
@@ -109,11 +136,6 @@ def service_tls(ca_file: Path | None) -> ssl.SSLContext:
 
 def database_tls(settings: Settings) -> ssl.SSLContext | None:
     return service_tls(settings.database_ca_file) if settings.database_needs_tls else None
-
-
-def read_peppers(settings: Settings, *, database_is_new: bool = False) -> Peppers:
-    """:raises EmbeddedError: the keys are lost, damaged or open to others; the text says what to do."""
-    return Peppers(load_or_make_keys(data_folder(settings).keys, database_is_new=database_is_new).peppers)
 
 
 def new_registry() -> CollectorRegistry:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from oddstream_server.app.process import (
     certificate_files,
@@ -16,12 +17,13 @@ from oddstream_server.app.process import (
     default_migrations_folder,
     now_us,
     open_database,
-    read_peppers,
     say,
     start_logging,
     worker_sockets,
 )
+from oddstream_server.app.secrets import KeyringUnusable, open_secrets, read_keyring
 from oddstream_server.application.keys.issuing import first_admin_key
+from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.embedded.errors import EmbeddedError
 from oddstream_server.embedded.services import EmbeddedServices
 from oddstream_server.lifecycle import StopSignal
@@ -146,10 +148,11 @@ async def _first_key(settings: Settings, database: Database) -> str | None:
     """The text of the first admin key where there was none yet; it is shown once and kept hashed."""
     keys = ApiKeyStore(database)
     try:
-        peppers = read_peppers(settings, database_is_new=await keys.count() == 0)
-    except EmbeddedError as error:
+        secrets = open_secrets(settings, CollectorRegistry())
+        keyring = await read_keyring(settings, secrets, database_is_new=await keys.count() == 0)
+    except (EmbeddedError, KeyringUnusable) as error:
         raise StartFailed(str(error)) from None
-    issued = await first_admin_key(keys, peppers, now_us())
+    issued = await first_admin_key(keys, Peppers(keyring.peppers), now_us())
     return issued.key.text if issued else None
 
 

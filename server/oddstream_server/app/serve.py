@@ -18,14 +18,15 @@ from oddstream_server.app.process import (
     new_registry,
     now_us,
     open_database,
+    open_shared_state,
     operations_socket,
     reachable_host,
-    read_peppers,
-    required_urls,
     run_until_stopped,
 )
+from oddstream_server.app.secrets import open_secrets, read_keyring
 from oddstream_server.application.certificate_roles import CertificateRoles
 from oddstream_server.application.keys.authentication import Authenticator
+from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.application.markets import Markets
 from oddstream_server.application.signals import Signals
 from oddstream_server.application.strategy_settings import StrategySettings
@@ -39,7 +40,6 @@ from oddstream_server.observability.feed_metrics import FeedMetrics
 from oddstream_server.observability.operations import State
 from oddstream_server.settings import Settings
 from oddstream_server.shared_state.books import RedisBookCache
-from oddstream_server.shared_state.connection import SharedState
 from oddstream_server.shared_state.limiter import LeasedRateLimiter
 from oddstream_server.storage.administration.controls import ControlsReader
 from oddstream_server.storage.catalog import CatalogStore
@@ -73,9 +73,10 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
     process = f"serve-{index}"
     closing = Closing()
     registry = new_registry()
-    database = open_database(settings, process)
+    secrets = open_secrets(settings, registry)
+    database = open_database(settings, process, secrets)
     closing.add("database", database.close)
-    shared_state = SharedState(required_urls(settings)[1], registry, ca_file=settings.redis_ca_file)
+    shared_state = open_shared_state(settings, registry, secrets)
     closing.add("redis", shared_state.close)
 
     signal_log = SignalLogStore(database)
@@ -84,7 +85,8 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
     strategies = Registry()
     strategies.load_entry_points()
 
-    authenticator = Authenticator(ApiKeyStore(database), read_peppers(settings), now_us)
+    keyring = await read_keyring(settings, secrets)
+    authenticator = Authenticator(ApiKeyStore(database), Peppers(keyring.peppers), now_us)
     metrics = FeedMetrics(registry)
     feeds = LiveFeeds(
         signal_log,
@@ -168,6 +170,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
             "oldest_sequence": feeds.signals.bounds.oldest_sequence,
             "data_set_id": feeds.signals.data_set_id,
             "calls_in_flight": in_flight.total,
+            "secrets": secrets.state(),
             "redis": "away" if shared_state.away else "up",
             "database_connections": database.connections_in_use(),
             "database_connections_maximum": database.maximum_connections,

@@ -61,21 +61,27 @@ def load_or_make_keys(folder: Path, *, database_is_new: bool) -> Keyring:
 def read_or_make_secret(path: Path, fresh: str) -> str:
     """The text in `path`, which is written with `fresh` if it doesn't exist: whole or not at all, mode 0600."""
     if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.unfinished")
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.fchmod(descriptor, 0o600)
-            os.write(descriptor, fresh.encode("ascii") + b"\n")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        unfinished.replace(path)
-        _sync_folder(path.parent)
+        replace_secret(path, fresh)
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise KeysExposed(path, mode)
     return path.read_text(encoding="ascii", errors="replace").strip()
+
+
+def replace_secret(path: Path, text: str) -> None:
+    """Write a file whole or not at all, with mode 0600; one that is there is replaced."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(text.encode() + b"\n")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    unfinished.replace(path)
+    _sync_folder(path.parent)
 
 
 def _versions(folder: Path, kind: str) -> set[int]:

@@ -12,7 +12,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError
+
+from oddstream_server.domain.errors import Unavailable
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -25,6 +28,20 @@ class SharedStateAway(Exception):
     """Redis didn't answer, or is not asked because it didn't answer a moment ago."""
 
 
+class _Credentials(CredentialProvider):
+    """The client asks it at each new connection."""
+
+    def __init__(self, fetch: Callable[[], Awaitable[tuple[str | None, str]]]) -> None:
+        self._fetch = fetch
+
+    def get_credentials(self) -> tuple[str]:
+        raise NotImplementedError("the asynchronous client asks for get_credentials_async")
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        user, password = await self._fetch()
+        return (password,) if user is None else (user, password)
+
+
 class SharedState:
     """A pool of connections and the breaker before it.
 
@@ -32,18 +49,26 @@ class SharedState:
     second; then one probe goes through, and its success closes the breaker again.
 
     :param url: redis://, rediss:// or unix://; it may hold a password and is never logged.
+    :param credentials: user and password, asked for at each new connection; absent: the URL's.
     :param ca_file: PEM of the authority that signed the certificate behind rediss://; None takes the system's own.
     :param timeout_seconds: for connecting and for each answer.
     """
 
     def __init__(
-        self, url: str, registry: CollectorRegistry, *, timeout_seconds: float = 0.25, ca_file: Path | None = None
+        self,
+        url: str,
+        registry: CollectorRegistry,
+        *,
+        timeout_seconds: float = 0.25,
+        ca_file: Path | None = None,
+        credentials: Callable[[], Awaitable[tuple[str | None, str]]] | None = None,
     ) -> None:
         tls: dict[str, Any] = {}
         if url.startswith("rediss://"):
             tls = {"ssl_min_version": ssl.TLSVersion.TLSv1_3, "ssl_ca_certs": str(ca_file) if ca_file else None}
         self._redis: Redis = Redis.from_url(
             url,
+            credential_provider=None if credentials is None else _Credentials(credentials),
             **tls,
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
@@ -77,7 +102,7 @@ class SharedState:
         self._probing = is_probe
         try:
             result = await operation(self._redis)
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, OSError, TimeoutError, Unavailable) as error:
             self._fail(error)
             raise SharedStateAway from error
         finally:

@@ -12,7 +12,7 @@ from oddstream_server.storage.connector import Connector
 CHANNEL = "oddstream"
 """The one channel of NOTIFY; the payload names what was committed."""
 
-KINDS = ("signals", "quotes", "feed", "keys")
+KINDS = ("signals", "quotes", "feed", "keys", "backtests")
 
 
 class WakeUps:

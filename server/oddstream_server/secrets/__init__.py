@@ -1,0 +1,1 @@
+"""Stores of secrets: environment and files, Vault, AWS Secrets Manager; and the memory before them."""
