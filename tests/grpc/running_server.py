@@ -35,7 +35,8 @@ from oddstream_server.transport.health import HealthServicer
 from oddstream_server.transport.market_service import MarketService
 from oddstream_server.transport.server import GrpcServer, ServerOptions
 from oddstream_server.transport.signal_service import SignalService
-from oddstream_server.transport.unimplemented import AdminService, BacktestService
+from oddstream_server.transport.unimplemented import AdminService
+from tests.grpc.memory_backtests import memory_backtest_service
 from tests.grpc.memory_ports import (
     MemoryBooks,
     MemoryCatalog,
@@ -77,6 +78,7 @@ class World:
     strategies: Any = field(default_factory=MemoryStrategies)
     limiter: RateLimiter = field(default_factory=MemoryLimiter)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    backtest_service: Any = field(default_factory=memory_backtest_service)
     settings: ChainSettings = field(default_factory=ChainSettings)
     options: ServerOptions = field(default_factory=lambda: ServerOptions(port=0))
     watch_signals: Stream = until_cancelled
@@ -147,7 +149,7 @@ async def running(world: World | None = None) -> AsyncIterator[Running]:
             signal_service_pb2_grpc.add_SignalServiceServicer_to_server, SignalService(signals, world.watch_signals)
         ),
         partial(admin_service_pb2_grpc.add_AdminServiceServicer_to_server, AdminService()),
-        partial(backtest_service_pb2_grpc.add_BacktestServiceServicer_to_server, BacktestService()),
+        partial(backtest_service_pb2_grpc.add_BacktestServiceServicer_to_server, world.backtest_service),
         partial(reflection_pb2_grpc.add_ServerReflectionServicer_to_server, ReflectionServicer(SERVICES)),
         *world.register,
     )

@@ -11,9 +11,11 @@ from oddstream.v1 import market_service_pb2, signal_pb2, signal_service_pb2, tim
 from oddstream_server.domain.errors import Unimplemented
 from oddstream_server.domain.principal import Role
 from oddstream_server.interceptors.assembly import ChainSettings
+from oddstream_server.transport.backtest_service import BacktestService
 from oddstream_server.transport.market_service import MarketService
 from oddstream_server.transport.signal_service import SignalService
-from oddstream_server.transport.unimplemented import AdminService, BacktestService, refused_methods
+from oddstream_server.transport.unimplemented import AdminService, refused_methods
+from tests.grpc.backtest_cases import backtest_cases
 from tests.grpc.running_server import CONTRACT, World, bearer, failure_of, running
 from tests.grpc.stored_world import MARKET
 
@@ -166,26 +168,14 @@ CASES = [
     ),
 ]
 
+CASES += [Case(method, request, *rest) for method, request, *rest in backtest_cases()]
+
 NOT_OURS = ("Traceback", "oddstream_server", "site-packages", "asyncpg", "Error(", "Exception", ".py", "protovalidate")
 
 REFUSED = {
     "MarketService": {"ReviewMarketLink"},
     "SignalService": {"GetStrategyPerformance", "ReportExecutions", "ListExecutions"},
-    "BacktestService": {
-        "CreateBacktest",
-        "GetBacktest",
-        "ListBacktests",
-        "CancelBacktest",
-        "DeleteBacktest",
-        "WatchBacktest",
-        "ListBacktestTrades",
-        "GetEquityCurve",
-        "CreateSweep",
-        "GetSweep",
-        "ListSweeps",
-        "CancelSweep",
-        "WatchSweep",
-    },
+    "BacktestService": set(),
     "AdminService": {
         "CreateApiKey",
         "ListApiKeys",
@@ -224,10 +214,12 @@ def full_name(method: str) -> str:
 
 @pytest.mark.parametrize("method", sorted({case.method for case in CASES}))
 async def test_bad_input_is_answered_with_code_reason_and_field(method: str) -> None:
-    async with running(World()) as server:
+    world = World()
+    async with running(world) as server:
+        caller = bearer(world.issue(Role.ADMIN).key.text)
         for case in (case for case in CASES if case.method == method):
             call = server.channel.unary_stream(full_name(method))
-            failure = await failure_of(call(case.request.SerializeToString(), metadata=server.auth))
+            failure = await failure_of(call(case.request.SerializeToString(), metadata=caller))
             assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, case.reason), (case, failure)
             assert case.field in failure.fields, (case, failure.fields)
             assert failure.fields[case.field], "the rule and the way out"

@@ -37,6 +37,8 @@ from oddstream_server.transport.certificates import CertificateUnusable, read_ce
 
 log = structlog.get_logger()
 
+WORKER_CONNECTIONS = 10
+"""Of a backtest worker with its child: its pool, the queue's, a job's lock, and the child's pool."""
 START_SECONDS = 60.0
 """How long the workers may take to be ready before the start is given up."""
 Report = Callable[[str], None]
@@ -131,7 +133,10 @@ def _worker_commands(settings: Settings) -> list[tuple[str, tuple[str, ...], flo
         ("pipeline" if index == 0 else f"pipeline-{index}", ("pipeline", "--index", str(index)), 20.0)
         for index in range(settings.pipelines)
     ]
-    return [*serving, *pipelines]
+    computing = [
+        (f"worker-{index}", ("worker", "--index", str(index)), 20.0) for index in range(settings.backtest_workers)
+    ]
+    return [*serving, *pipelines, *computing]
 
 
 async def _migrate(settings: Settings, embedded: EmbeddedServices, migrations: Path, report: Report) -> None:
@@ -161,14 +166,15 @@ async def check_connection_budget(settings: Settings, database: Database) -> Non
     processes = settings.workers + settings.pipelines
     listeners = settings.workers
     pool, overflow = settings.database_pool_size, settings.database_max_overflow
-    wanted = processes * (pool + overflow) + listeners
+    wanted = processes * (pool + overflow) + listeners + settings.backtest_workers * WORKER_CONNECTIONS
     async with database.reading() as transaction:
         limit = int(await transaction.driver.fetchval("SHOW max_connections"))
     usable = limit - settings.database_reserved_connections
     if wanted > usable:
         raise StartFailed(
             f"{processes} processes x ({pool} + {overflow}) connections and "
-            f"{listeners} listeners are {wanted}, but max_connections {limit} less the reserve of "
+            f"{listeners} listeners and {settings.backtest_workers} x {WORKER_CONNECTIONS} for backtests are {wanted}, "
+            f"but max_connections {limit} less the reserve of "
             f"{settings.database_reserved_connections} leaves {usable}: lower ODDSTREAM_DATABASE_POOL_SIZE, "
             "ODDSTREAM_DATABASE_MAX_OVERFLOW or ODDSTREAM_WORKERS, or raise max_connections"
         )

@@ -13,6 +13,7 @@ from oddstream.v1 import (
     market_service_pb2_grpc,
     signal_service_pb2_grpc,
 )
+from oddstream_server.app.backtests import archive_folder
 from oddstream_server.app.process import (
     certificate_files,
     new_registry,
@@ -25,6 +26,7 @@ from oddstream_server.app.process import (
 )
 from oddstream_server.app.secrets import open_secrets, read_keyring
 from oddstream_server.application.certificate_roles import CertificateRoles
+from oddstream_server.application.backtests import Backtests
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.application.markets import Markets
@@ -32,9 +34,11 @@ from oddstream_server.application.signals import Signals
 from oddstream_server.application.strategy_settings import StrategySettings
 from oddstream_server.feed.live_feeds import LiveFeeds
 from oddstream_server.feed.signals.feed import FeedLimits
+from oddstream_server.feed.runs import RunFeed
 from oddstream_server.feed.streams import StreamLimits
 from oddstream_server.interceptors.assembly import ChainSettings, build_chain
 from oddstream_server.interceptors.in_flight import InFlight
+from oddstream_server.jobs.planning import Planner
 from oddstream_server.lifecycle import Closing, StopSignal
 from oddstream_server.observability.feed_metrics import FeedMetrics
 from oddstream_server.observability.operations import State
@@ -42,11 +46,14 @@ from oddstream_server.settings import Settings
 from oddstream_server.shared_state.books import RedisBookCache
 from oddstream_server.shared_state.limiter import LeasedRateLimiter
 from oddstream_server.storage.administration.controls import ControlsReader
+from oddstream_server.storage.backtests.recorded import RecordedRows
+from oddstream_server.storage.backtests.runs import RunRecords
 from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.storage.ticks import TickStore
 from oddstream_server.strategies.registry import Registry
+from oddstream_server.transport.backtest_service import BacktestService
 from oddstream_server.transport.certificates import CertificateStore
 from oddstream_server.transport.contract import load_contract
 from oddstream_server.transport.converters.streams import QuoteWireCodec, SignalWireCodec
@@ -56,7 +63,7 @@ from oddstream_server.transport.server import GrpcServer, ServerOptions
 from oddstream_server.transport.signal_service import SignalService
 from oddstream_server.transport.streams import QuoteStreams, SignalStreams
 from oddstream_server.transport.tls import prove_older_tls_is_refused, server_credentials
-from oddstream_server.transport.unimplemented import AdminService, BacktestService
+from oddstream_server.transport.unimplemented import AdminService
 
 log = structlog.get_logger()
 
@@ -100,7 +107,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
             maximum_age_s=settings.stream_maximum_age_seconds, slow_after_s=settings.slow_consumer_seconds
         ),
         signal_limits=FeedLimits(ring_entries=settings.signals_in_memory),
-        also_wakes={"keys": authenticator.forget},
+        also_wakes={"backtests": lambda: run_feed.wake(), "keys": authenticator.forget},
     )
 
     markets = Markets(catalog, ticks, RedisBookCache(shared_state, registry), signal_log, now_us)
@@ -108,7 +115,16 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
     # The class decorator answers every rpc that a class doesn't serve; the checker sees the abstract base alone.
     market_service = MarketService(markets, QuoteStreams(feeds.quotes, now_us).watch, now_us)  # type: ignore[abstract]  # as said
     signal_service = SignalService(signals, SignalStreams(feeds.signals, now_us).watch)  # type: ignore[abstract]  # as said
-    backtest_service = BacktestService()  # type: ignore[abstract]  # as said
+    run_records = RunRecords(database)
+    run_feed = RunFeed(run_records, feeds.registry)
+    backtests = Backtests(
+        run_records,
+        RecordedRows(database, archive_folder(settings)),
+        Planner(strategies),
+        now_us,
+        settings.backtests_per_key,
+    )
+    backtest_service = BacktestService(backtests, run_feed, now_us)
     admin_service = AdminService()  # type: ignore[abstract]  # as said
 
     in_flight = InFlight()
@@ -199,6 +215,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
                 stop,
                 [
                     ("feeds", feeds.run()),
+                    ("watched backtests", run_feed.run()),
                     ("authenticator", authenticator.run()),
                     ("server", start()),
                 ],

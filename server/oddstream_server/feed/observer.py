@@ -2,7 +2,7 @@
 
 from typing import Literal, Protocol
 
-StreamKind = Literal["signals", "quotes"]
+StreamKind = Literal["signals", "quotes", "backtests"]
 EndReason = Literal["client", "slow_consumer", "draining", "stream_age", "data_set_changed", "history_trimmed"]
 
 

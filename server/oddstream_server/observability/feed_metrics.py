@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-KINDS = ("signals", "quotes")
+KINDS = ("signals", "quotes", "backtests")
 END_REASONS = ("client", "slow_consumer", "draining", "stream_age", "data_set_changed", "history_trimmed")
 
 

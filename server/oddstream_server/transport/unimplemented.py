@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from oddstream.v1 import admin_service_pb2_grpc, backtest_service_pb2_grpc
+from oddstream.v1 import admin_service_pb2_grpc
 from oddstream_server.domain.errors import Unimplemented
 
 _S = TypeVar("_S", bound=type)
@@ -35,9 +35,4 @@ def _refusal(name: str) -> Any:
 
 @refuse_the_rest
 class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
-    """Nothing of it is served yet."""
-
-
-@refuse_the_rest
-class BacktestService(backtest_service_pb2_grpc.BacktestServiceServicer):
     """Nothing of it is served yet."""

@@ -136,11 +136,16 @@ def quote_stream_message(delivery: QuoteDelivery, subscription: QuoteSubscriptio
 
 
 def _add_signs_of_life(own: Any, delivery: SignalDelivery | QuoteDelivery, next_within_us: int) -> None:
-    if delivery.heartbeat:
-        own.heartbeat.CopyFrom(stream_pb2.StreamHeartbeat(next_within=duration(next_within_us)))
+    add_signs_of_life(own, delivery.heartbeat, next_within_us, delivery.closing)
     own.feed_statuses.extend(map(feed_status_message, delivery.statuses))
-    if delivery.closing is not None:
-        own.closing.CopyFrom(_closing(delivery.closing))
+
+
+def add_signs_of_life(own: Any, heartbeat: bool, next_within_us: int, closing: Closing | None) -> None:
+    """What the messages of all streams may carry."""
+    if heartbeat:
+        own.heartbeat.CopyFrom(stream_pb2.StreamHeartbeat(next_within=duration(next_within_us)))
+    if closing is not None:
+        own.closing.CopyFrom(_closing(closing))
 
 
 def _closing(closing: Closing) -> Message:

@@ -1,0 +1,112 @@
+"""What a run reads: its markets as they were known, and their rows shard by shard."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter
+
+from oddstream_server.application.ports.backtests import Columns, MarketHistory, MarketRows, RecordedData
+from oddstream_server.backtesting.records.columns import BookRows, QuoteRows, Shard, TradeRows
+from oddstream_server.backtesting.records.universe import RecordedMarket, Universe, recorded
+from oddstream_server.domain.backtest import BacktestSpec
+from oddstream_server.domain.errors import FailedPrecondition
+from oddstream_server.domain.market import Event
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """The markets of a run with their rows counted, cut into shards of whole events."""
+
+    universe: Universe
+    shards: tuple[tuple[int, ...], ...]
+    """Dense indices of markets."""
+    row_counts: tuple[int, ...]
+    """By shard."""
+    first_us: int
+    """First instant that is read: before the range for what warms strategies up."""
+    end_us: int
+
+    def market_ids(self, shard: Sequence[int]) -> list[str]:
+        return [self.universe.market_ids[i] for i in shard]
+
+
+async def find_data(data: RecordedData, spec: BacktestSpec, warm_up_us: int, shard_rows: int) -> RunData:
+    """:raises FailedPrecondition: BACKTEST_WITHOUT_DATA."""
+    first_us = max(spec.start_us - warm_up_us, 0)
+    rows = await data.count_rows(spec.markets, first_us, spec.end_us, simulated=spec.simulated)
+    if not any(r.quote_count for r in rows):
+        raise without_data()
+    universe = await build_universe(data, rows)
+    counts = {r.market_id: r.quote_count + r.trade_count for r in rows}
+    by_index = [counts[market_id] for market_id in universe.market_ids]
+    shards = universe.shards(by_index, shard_rows)
+    return RunData(
+        universe, tuple(shards), tuple(sum(by_index[i] for i in shard) for shard in shards), first_us, spec.end_us
+    )
+
+
+def without_data() -> FailedPrecondition:
+    return FailedPrecondition(
+        "no quote of the selected markets was recorded within the range; ListQuotes and the markets' open times tell "
+        "what there is (simulated markets take part only where simulated is set, and no others do then)",
+        subject="config.range",
+        reason="BACKTEST_WITHOUT_DATA",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenMarkets:
+    """A universe as it was known once; every part of a sweep has the same."""
+
+    markets: tuple[RecordedMarket, ...]
+    events: tuple[Event, ...]
+
+    def to_bytes(self) -> bytes:
+        return zlib.compress(_FROZEN.dump_json(self))
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> Universe:
+        held = _FROZEN.validate_json(zlib.decompress(stored))
+        return Universe(held.markets, held.events)
+
+
+_FROZEN: Final = TypeAdapter(FrozenMarkets)
+
+
+async def build_universe(data: RecordedData, rows: Sequence[MarketRows]) -> Universe:
+    first_rows = {r.market_id: r.first_time_us for r in rows}
+    ids = sorted(first_rows)
+    histories = await data.histories(ids)
+    events = await data.events(ids)
+    return Universe([as_known(h, first_rows[h.market.market_id]) for h in histories], events)
+
+
+def as_known(history: MarketHistory, first_row_us: int) -> RecordedMarket:
+    """A market was known from when the catalog had it, or from its first row, if that came before."""
+    market = replace(history.market, settlement=history.settlements[0] if history.settlements else None)
+    known = recorded(market, min(history.first_seen_us, first_row_us))
+    return replace(known, settlements=history.settlements)
+
+
+async def read_shard(data: RecordedData, run: RunData, shard: Sequence[int]) -> Shard:
+    """The rows of some markets as the engine wants them."""
+    ids = run.market_ids(shard)
+    places = np.array(shard, dtype=np.int32)
+    quotes = await data.quotes(ids, run.first_us, run.end_us)
+    trades = await data.trades(ids, run.first_us, run.end_us)
+    return Shard(
+        tuple(shard),
+        QuoteRows(**_as(QuoteRows, quotes, places)),
+        TradeRows(**_as(TradeRows, trades, places)),
+        BookRows.none(),
+    )
+
+
+def _as(rows: type[QuoteRows] | type[TradeRows], columns: Columns, places: npt.NDArray[np.int32]) -> Columns:
+    """The columns in the types that the engine declares, with markets by their index in the universe."""
+    placed = {**columns, "market": places[columns["market"]]}
+    return {name: values.astype(np.int32 if name in rows._narrow else np.int64) for name, values in placed.items()}
