@@ -7,9 +7,10 @@ forms fees as fractions, and shares with the engine nothing but the hash over th
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from oddstream_server.domain.signal import Action, DataOrigin, SignalEvent, Sign
 from oddstream_server.strategies import tracker
 from oddstream_server.strategies.gate import Shut
 from oddstream_server.strategies.registry import ConfiguredStrategy
-from oddstream_server.strategies.verdicts import column_values, group_verdict, market_verdict
+from oddstream_server.strategies.verdicts import Trigger, column_values, group_verdict, market_verdict, print_values
 from tests.backtesting.worlds import BacktestWorld
 
 MICROS = 1_000_000
@@ -471,7 +472,6 @@ class ReferenceEngine:
         grid = {*range((config.start_us // HOUR_US + 1) * HOUR_US, config.end_us, HOUR_US), config.end_us}
         for at in grid:
             by_time[at]["grid"] = [True]
-        last_row_us = max(q.receive_time_us for q in world.quotes)
         for now in sorted(by_time):
             found = by_time[now]
             if now <= config.end_us:
@@ -486,12 +486,19 @@ class ReferenceEngine:
             for book in found["books"]:
                 self.books[book.market_id] = book
             quotes = sorted(found["quotes"], key=lambda q: q.ingest_sequence)
+            trades = sorted(found["trades"], key=lambda t: t.ingest_sequence)
             gaps: dict[str, set[str]] = defaultdict(set)
-            for i, quote in enumerate(quotes):
-                self.see(quote, quotes[i + 1 :], gaps)
-            if now <= last_row_us or config.execution.fill_model is FillModel.MAKER_QUEUE:
-                for trade in sorted(found["trades"], key=lambda t: t.ingest_sequence):
-                    self.see_print(trade)
+            orders: dict[int, list[Callable[[], None]]] = {}
+            # strategies see everything by sequence; orders that a print gives rise to come after the instant's books
+            for tick in sorted([*quotes, *trades], key=lambda t: (t.ingest_sequence, isinstance(t, Trade))):
+                if isinstance(tick, Trade):
+                    orders[id(tick)] = self.look_at_print(tick)
+                else:
+                    self.see(tick, [q for q in quotes if q.ingest_sequence > tick.ingest_sequence], gaps)
+            for trade in trades:
+                self.see_print(trade)
+                for order in orders[id(trade)]:
+                    order()
             if found["grid"]:
                 for bank in self.banks:
                     bank.take_equity(now, self.last)
@@ -520,6 +527,7 @@ class ReferenceEngine:
         if self.status[quote.market_id] is not MarketState.OPEN:
             shut = Shut.MARKET_CLOSED
         self.shut[quote.market_id] = shut
+        values |= print_values(None)
         event = next((e for e in self.universe.events if e.event_id == _event(self.universe, market)), None)
         if event is not None and void:
             gaps[event.event_id].add(quote.market_id)
@@ -545,6 +553,29 @@ class ReferenceEngine:
             if out["side"] and quote.receive_time_us >= self.config.start_us:
                 verdict = market_verdict(strategy.kind, out, market, quote)
         self.say(w, market.market_id, market.event_id, verdict, quote)
+
+    def look_at_print(self, trade: Trade) -> list[Callable[[], None]]:
+        orders: list[Callable[[], None]] = []
+        quote = self.last.get(trade.market_id)
+        open_market = self.status.get(trade.market_id) is MarketState.OPEN
+        if quote is None or not open_market or not self.usable(quote):
+            return orders
+        market = self.markets[trade.market_id]
+        now = trade.receive_time_us
+        values = column_values(market, quote) | print_values(trade) | {"receive_time_us": now}
+        for number, strategy in enumerate(self.config.strategies):
+            if not strategy.kind.wants_prints:
+                continue
+            w = self.watched.setdefault(
+                (number, trade.market_id), Watched(strategy, number, strategy.kernel.new_state())
+            )
+            out = strategy.kernel.step(w.state, [values[name] for name in strategy.kind.columns])
+            verdict = None
+            if out["side"] and now >= self.config.start_us:
+                verdict = market_verdict(strategy.kind, out, market, quote, Trigger(now, trade=trade))
+            trigger = replace(quote, receive_time_us=now, ingest_sequence=trade.ingest_sequence)
+            self.say(w, market.market_id, market.event_id, verdict, trigger, orders=orders)
+        return orders
 
     def look_at_event(
         self, number: int, strategy: ConfiguredStrategy, event: Any, trigger: Quote, gaps: set[str]
@@ -592,6 +623,7 @@ class ReferenceEngine:
         verdict: tracker.Verdict | None,
         trigger: Quote,
         gated: bool = False,
+        orders: list[Callable[[], None]] | None = None,
     ) -> None:
         strategy = w.strategy
         subject = tracker.Subject(
@@ -610,7 +642,7 @@ class ReferenceEngine:
         if verdict is None or any(wanted.get(m) != outcome for m, outcome in w.armed.items()):
             for market_id in sorted(w.armed):
                 if not strategy.kind.edge_kind:
-                    self.leave(w, subject_id, market_id, w.armed[market_id], trigger)
+                    self.now_or_later(orders, self.leave, w, subject_id, market_id, w.armed[market_id], trigger)
             w.armed = {}
         if verdict is None and not gated:
             w.last_legs = ()
@@ -618,7 +650,13 @@ class ReferenceEngine:
             w.last_legs = tuple(sorted(wanted)) if w.opened is not None else ()
         for event in created:
             w.armed = dict(wanted)
-            self.enter(w, subject_id, event, trigger)
+            self.now_or_later(orders, self.enter, w, subject_id, event, trigger)
+
+    def now_or_later(self, orders: list[Callable[[], None]] | None, order: Callable[..., None], *about: Any) -> None:
+        if orders is None:
+            order(*about)
+        else:
+            orders.append(partial(order, *about))
 
     def enter(self, w: Watched, subject_id: str, event: SignalEvent, trigger: Quote) -> None:
         signal = event.signal

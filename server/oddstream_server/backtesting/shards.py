@@ -15,6 +15,7 @@ from oddstream_server.backtesting.passes.groups import GroupPass
 from oddstream_server.backtesting.passes.intents import INTENT, Terms
 from oddstream_server.backtesting.passes.offers import AT_SIGNAL, CONFIGURED, NEXT_QUOTE, OFFER
 from oddstream_server.backtesting.passes.signals import SignalPass
+from oddstream_server.backtesting.passes.steps import steps_of
 from oddstream_server.backtesting.records.columns import Shard
 from oddstream_server.backtesting.records.coverage import NOTHING, Coverage, equity_instants, survey_quotes
 from oddstream_server.backtesting.records.universe import Universe
@@ -109,17 +110,19 @@ class ShardResult:
 def find_intents(
     config: BacktestConfig, terms: Terms, shard: Shard, *, plain: bool = False
 ) -> tuple[Any, SignalCounts]:
-    """What the strategies want in a shard: INTENT by (row, strategy), and how much they signalled.
+    """What the strategies want in a shard: INTENT by (row, time, sequence, strategy), and how much they signalled.
 
     :raises StrategyFailed: a step raised.
     """
     found, counts = [], SignalCounts()
     for number, (strategy, holds) in enumerate(zip(config.strategies, hold_flags(config.strategies), strict=True)):
-        passing: type[GroupPass] | type[SignalPass] = GroupPass if strategy.kind.group else SignalPass
+        wanted: dict[str, Any] = {"first_us": config.start_us, "holds": holds, "plain": plain}
         try:
-            part = passing(strategy, number, terms, first_us=config.start_us, holds=holds, plain=plain).run(
-                shard.quotes
-            )
+            if strategy.kind.group:
+                part = GroupPass(strategy, number, terms, **wanted).run(shard.quotes)
+            else:
+                steps = steps_of(strategy.kind, terms.universe, shard, plain=plain)
+                part = SignalPass(strategy, number, terms, **wanted).run(steps)
         except OddstreamError:
             raise
         except Exception as error:
@@ -129,10 +132,10 @@ def find_intents(
             SignalCounts(part.created_count, part.revised_count, part.ended_count, part.warm_row_count)
         )
     intents = np.concatenate(found) if len(found) > 1 else found[0]
-    if len(found) > 1 or any(s.kind.group for s in config.strategies):
+    if len(found) > 1 or any(s.kind.group or s.kind.wants_prints for s in config.strategies):
         lengths = [len(part) for part in found]
         starts = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
-        order = np.lexsort((intents["strategy"], intents["row"]))
+        order = np.lexsort([intents[name] for name in ("strategy", "sequence", "phase", "time_us", "row")])
         place = np.empty(len(intents), dtype=np.int64)
         place[order] = np.arange(len(intents))
         intents["basket"] = place[intents["basket"] + starts]
@@ -178,7 +181,7 @@ def run_shard(
         survey = survey_quotes(
             shard.quotes, shard.markets, universe, instants, config.start_us, config.end_us, plain=plain
         )
-        shared = survey, shard.digests()
+        shared = survey, shard.digests(universe.instrument_of)
     (coverage, marks), digests = shared
     markets = np.array(shard.markets, dtype=np.int64)
     marked = np.unique(intents["market"])
@@ -219,7 +222,7 @@ def merge(universe: Universe, results: Iterable[ShardResult]) -> Log:
     if len(parts) > 1:
         intents["basket"] += np.repeat(before[:-1], [len(p.intents) for p in parts])
         offers["intent"] += np.repeat(before[:-1], [len(p.offers) for p in parts])
-        order = np.lexsort((intents["sequence"], intents["time_us"]))
+        order = np.lexsort((intents["sequence"], intents["phase"], intents["time_us"]))
         place = np.empty(len(intents), dtype=np.int64)
         place[order] = np.arange(len(intents))
         intents = intents[order]

@@ -180,7 +180,7 @@ def run_sweep_shard(
     shard = shard.until(base.end_us)
     instants = equity_instants(base.start_us, base.end_us, base.instants_us)
     survey = survey_quotes(shard.quotes, shard.markets, universe, instants, base.start_us, base.end_us, plain=plain)
-    digests = shard.digests()
+    digests = shard.digests(universe.instrument_of)
 
     def run_set(number: int) -> tuple[int, ShardResult]:
         return number, run_shard(

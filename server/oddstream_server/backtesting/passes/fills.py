@@ -77,7 +77,7 @@ def walk(
 ) -> Any:
     """Rows ``begin`` to ``end``; returns the row to go on with, before ``end`` where ``offers`` is full.
 
-    :param cursors: [change, intent, print, book row, offers written, most offers of one row].
+    :param cursors: [change, intent, print, book row, offers written, most offers of one turn, row seen].
     :param pendings: PENDING by (strategy, market, 0 entry, 1 exit of outcome 0, 2 exit of outcome 1).
     :param waiting: pendings with something left, by market.
     :param options: [latency, fills on the trigger, walks books, makes, moments].
@@ -95,16 +95,27 @@ def walk(
     next_change_us = changes[change]["time_us"] if change < change_count else 2**62
     next_row = intents[intent]["row"] if intent < intent_count else 2**62
     i = begin
+    seen = cursors[6] != 0
     while i < end and written + cursors[5] <= len(offers):
+        # one thing a turn, so that the room in offers is asked for each time: a print that is due, the row, an intent
         now = receive_time_us[i]
-        if printed < print_count and print_time_us[printed] < now:
-            # one print a turn, so that the room in offers is asked for again
+        due = printed < print_count
+        if due and seen:
+            wanted = intents[intent]
+            due = print_time_us[printed] < wanted["time_us"] or (
+                wanted["phase"] == 1
+                and print_time_us[printed] == wanted["time_us"]
+                and print_sequence[printed] <= wanted["sequence"]
+            )
+        elif due:
+            due = print_time_us[printed] < now
+        if due:
             at, m = print_time_us[printed], print_market[printed]
             while next_change_us <= at:
                 status[changes[change]["market"]] = changes[change]["status"]
                 change += 1
                 next_change_us = changes[change]["time_us"] if change < change_count else 2**62
-            if makes and waiting[m] > 0 and status[m] == 2:
+            if waiting[m] > 0 and status[m] == 2:
                 for s in range(strategies):
                     pending = pendings[s, m, 0]
                     if pending["resting"] != 0 and at < pending["expire_us"]:
@@ -120,6 +131,23 @@ def walk(
                             terms[m]["payout_micros"],
                         )
             printed += 1
+            continue
+        if seen:
+            at = intents[intent]["time_us"]
+            while next_change_us <= at:
+                status[changes[change]["market"]] = changes[change]["status"]
+                change += 1
+                next_change_us = changes[change]["time_us"] if change < change_count else 2**62
+            written = decide(
+                offers, written, intents, intent, i, latency, on_trigger, walks, makes, asked, bid_price, bid_size,
+                ask_price, ask_size, terms, status, pendings, waiting, last_row, book_bounds, levels, book_side,
+                book_price, book_size,
+            )  # fmt: skip
+            intent += 1
+            next_row = intents[intent]["row"] if intent < intent_count else 2**62
+            if next_row != i:
+                seen = False
+                i += 1
             continue
         while next_change_us <= now:
             status[changes[change]["market"]] = changes[change]["status"]
@@ -200,80 +228,91 @@ def walk(
                         )
                         if pending["moments"] == 0 and pending["resting"] == 0:
                             waiting[m] -= 1
-        while next_row == i:
-            wanted = intents[intent]
-            w, s = wanted["market"], wanted["strategy"]
-            payout = terms[w]["payout_micros"]
-            r = last_row[w]
-            bid, ask = bid_price[r], ask_price[r]
-            usable = status[w] == 2 and gate_open(bid, ask, payout)
-            level_count = 0
-            if walks and on_trigger:
-                level_count = load_levels(
-                    levels, book_bounds[w, 0], book_bounds[w, 1], book_side, book_price, book_size
-                )
-            entry = pendings[s, w, 0]
-            if entry["moments"] != 0 or entry["resting"] != 0:
-                # a new intent takes the place of an entry that waits
-                entry["moments"] = 0
-                entry["resting"] = 0
-                waiting[w] -= 1
-            k = 0 if wanted["kind"] == 1 else 1 + wanted["outcome"]
-            pending = pendings[s, w, k]
-            if pending["moments"] == 0:
-                waiting[w] += 1
-            pending["moments"] = asked
-            pending["intent"] = intent
-            pending["row"] = i
-            pending["outcome"] = wanted["outcome"]
-            pending["expire_us"] = wanted["expire_us"]
-            delay = 0 if on_trigger else max(latency, terms[w]["taker_delay_us"])
-            pending["arrival_us"] = now + delay
-            if k == 0:
-                write_offer(
-                    offers,
-                    written,
-                    DECIDE,
-                    7,
-                    intent,
-                    now,
-                    0,
-                    ingest_sequence[i],
-                    wanted["price_micros"],
-                    wanted["price_micros"],
-                    wanted["size_micros"],
-                    0,
-                    1 - wanted["outcome"],
-                    0,
-                )
-                written += 1
-            if usable:
-                moments = asked & (1 | (4 if on_trigger and not (makes and k == 0) else 0))
-                written = offer_touch(
-                    offers,
-                    written,
-                    pending,
-                    1 if k > 0 else 0,
-                    now,
-                    ingest_sequence[i],
-                    bid,
-                    bid_size[r],
-                    ask,
-                    ask_size[r],
-                    payout,
-                    moments,
-                    levels,
-                    level_count,
-                )
-            if k == 0:
-                pending["moments"] = pending["moments"] & ~1
-            if pending["moments"] == 0:
-                waiting[w] -= 1
-            intent += 1
-            next_row = intents[intent]["row"] if intent < intent_count else 2**62
-        i += 1
+        if next_row == i:
+            seen = True
+        else:
+            i += 1
     cursors[0], cursors[1], cursors[2], cursors[3], cursors[4] = change, intent, printed, book, written
+    cursors[6] = 1 if seen else 0
     return i
+
+
+def decide(
+    offers: Any, written: Any, intents: Any, which: Any, row: Any, latency: Any, on_trigger: Any, walks: Any,
+    makes: Any, asked: Any, bid_price: Any, bid_size: Any, ask_price: Any, ask_size: Any, terms: Any, status: Any,
+    pendings: Any, waiting: Any, last_row: Any, book_bounds: Any, levels: Any, book_side: Any, book_price: Any,
+    book_size: Any,
+) -> Any:  # fmt: skip
+    """An intent begins to wait; what the book offers at once is written. Returns the offers written in all."""
+    wanted = intents[which]
+    m, s = wanted["market"], wanted["strategy"]
+    now, phase, sequence = wanted["time_us"], wanted["phase"], wanted["sequence"]
+    payout = terms[m]["payout_micros"]
+    r = last_row[m]
+    bid, ask = bid_price[r], ask_price[r]
+    level_count = 0
+    if walks and on_trigger:
+        level_count = load_levels(levels, book_bounds[m, 0], book_bounds[m, 1], book_side, book_price, book_size)
+    entry = pendings[s, m, 0]
+    if entry["moments"] != 0 or entry["resting"] != 0:
+        # a new intent takes the place of an entry that waits
+        entry["moments"] = 0
+        entry["resting"] = 0
+        waiting[m] -= 1
+    k = 0 if wanted["kind"] == 1 else 1 + wanted["outcome"]
+    pending = pendings[s, m, k]
+    if pending["moments"] == 0:
+        waiting[m] += 1
+    pending["moments"] = asked
+    pending["intent"] = which
+    pending["row"] = row
+    pending["outcome"] = wanted["outcome"]
+    pending["expire_us"] = wanted["expire_us"]
+    pending["arrival_us"] = now if on_trigger else now + max(latency, terms[m]["taker_delay_us"])
+    if k == 0:
+        write_offer(
+            offers,
+            written,
+            DECIDE,
+            7,
+            which,
+            now,
+            phase,
+            sequence,
+            wanted["price_micros"],
+            wanted["price_micros"],
+            wanted["size_micros"],
+            0,
+            1 - wanted["outcome"],
+            0,
+        )
+        written += 1
+    if status[m] == 2 and gate_open(bid, ask, payout):
+        moments = asked & (1 | (4 if on_trigger and not (makes and k == 0) else 0))
+        first = written
+        written = offer_touch(
+            offers,
+            written,
+            pending,
+            1 if k > 0 else 0,
+            now,
+            sequence,
+            bid,
+            bid_size[r],
+            ask,
+            ask_size[r],
+            payout,
+            moments,
+            levels,
+            level_count,
+        )
+        for place in range(first, written):
+            offers[place]["phase"] = phase
+    if k == 0:
+        pending["moments"] = pending["moments"] & ~1
+    if pending["moments"] == 0:
+        waiting[m] -= 1
+    return written
 
 
 def load_levels(levels: Any, begin: Any, end: Any, side: Any, price: Any, size: Any) -> Any:
@@ -356,11 +395,10 @@ def find_offers(
     finisher: Callable[..., Any] = compiled(finish_prints, plain=plain)
     quotes, prints, books = shard.quotes, shard.trades if rules.makes else TradeRows.none(), shard.books
     count = max(len(universe), 1)
-    at_one_row = _most_at_one_row(intents["row"])
     level_room = MAXIMUM_LEVELS if rules.walks_books and len(books) else 0
-    reserve = (3 * strategy_count + 2 * at_one_row) * (1 + level_room) + strategy_count
+    reserve = (3 * strategy_count + 2) * (1 + level_room) + strategy_count
     status = np.zeros(count, dtype=np.int64)
-    cursors = np.zeros(6, dtype=np.int64)
+    cursors = np.zeros(7, dtype=np.int64)
     cursors[5] = reserve
     pendings = np.zeros((strategy_count, count, 3), dtype=PENDING)
     waiting = np.zeros(count, dtype=np.int64)
@@ -429,11 +467,3 @@ def find_offers(
             )
         chunks.append(offers[: cursors[4]])
     return np.concatenate(chunks) if len(chunks) > 1 else chunks[0]
-
-
-def _most_at_one_row(rows: Any) -> int:
-    """The largest number of intents at one row; ``rows`` ascend."""
-    if not len(rows):
-        return 0
-    starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 1))
-    return int(np.diff(starts, append=len(rows)).max())

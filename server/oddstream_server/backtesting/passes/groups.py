@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from oddstream_server.backtesting.acceleration import compiled
-from oddstream_server.backtesting.passes.intents import INTENT, Found, Terms, load_arrays, row_layout
+from oddstream_server.backtesting.passes.intents import INTENT, Found, Terms, found_in, load_arrays, row_layout
 from oddstream_server.backtesting.passes.looks import (
     GROUP,
     MEMBER,
@@ -20,10 +20,12 @@ from oddstream_server.backtesting.passes.looks import (
 from oddstream_server.backtesting.records.columns import MISSING, QuoteRows
 from oddstream_server.backtesting.records.universe import BEGINNING
 from oddstream_server.strategies import gate
-from oddstream_server.strategies.kernel import COLUMNS, GROUP_COLUMNS
+from oddstream_server.strategies.kernel import COLUMNS, GROUP_COLUMNS, LINK_COLUMNS, TERMS_COLUMNS
 from oddstream_server.strategies.registry import ConfiguredStrategy
 
-_ALL: Final = (*COLUMNS, *GROUP_COLUMNS)
+_ALL: Final = (*COLUMNS, *TERMS_COLUMNS, *GROUP_COLUMNS, *LINK_COLUMNS)
+_NO_TERMS: Final = {"strike_kind": 0, "averaging_us": 0}
+"""Terms of a member that has shown no quote yet; the other columns of it are MISSING."""
 
 
 _GATE_ROW: Final = np.dtype(
@@ -50,8 +52,9 @@ class GroupPass:
         kind, universe = strategy.kind, terms.universe
         assert kind.step_group is not None
         self._terms = terms
-        markets, events, places = max(len(universe), 1), max(len(universe.events), 1), len(universe.members)
-        largest = int(np.diff(universe.member_bounds).max(initial=0))
+        layout = self._layout = universe.groups(kind.grouping)
+        markets, groups, places = max(len(universe), 1), max(len(layout.valid_from_us), 1), len(layout.members)
+        largest = int(np.diff(layout.bounds).max(initial=0))
         self._drive: Callable[..., Any] = compiled(
             drive_groups,
             plain=plain,
@@ -59,44 +62,50 @@ class GroupPass:
             bound_gate=gate.gate_step,
             bound_stale_after=gate.stale_after_us,
         )
-        place_of = np.full(markets, -1, dtype=np.int64)
-        for place, m in enumerate(universe.members.tolist()):
-            if m >= 0:
-                place_of[m] = place
-        self._place_of = place_of
         self._status = np.zeros(markets, dtype=np.int64)
         self._cursors = np.zeros(3, dtype=np.int64)
         self._cursors[2] = 2 * places
-        self._groups = np.zeros(events, dtype=GROUP)
+        self._groups = np.zeros(groups, dtype=GROUP)
         self._info = np.zeros(max(places, 1), dtype=MEMBER)
         self._gate_states = np.zeros(markets, dtype=gate.STATE)
         self._gate_params = strategy.gate.params.record().reshape(1)
         self._gate_cells = np.zeros(5, dtype=np.int64)
         self._gate_out_cells = np.zeros(2, dtype=np.int64)
-        self._state_cells = np.zeros((events, kind.state_dtype.itemsize // 8), dtype=np.int64)
+        self._state_cells = np.zeros((groups, kind.state_dtype.itemsize // 8), dtype=np.int64)
         self._params = strategy.params.record().reshape(1)
         self._cells = np.full((max(places, 1), len(_ALL)), MISSING, dtype=np.int64)
-        for e in range(len(universe.events)):
-            rows = self._cells[universe.member_bounds[e] : universe.member_bounds[e + 1]]
-            rows[:, _ALL.index("payout_micros")] = universe.event_payout_micros[e]
-            rows[:, _ALL.index("exclusive")] = universe.exclusive[e]
-            rows[:, _ALL.index("exhaustive")] = universe.exhaustive[e]
+        for name, value in _NO_TERMS.items():
+            self._cells[:, _ALL.index(name)] = value
+        for name in ("payout_micros", *GROUP_COLUMNS, *LINK_COLUMNS):
+            self._cells[:places, _ALL.index(name)] = layout.cells[name][layout.group_of]
         self._seen_cells = np.zeros((max(largest, 1), len(_ALL)), dtype=np.int64)
         self._row_dtype = row_layout(kind.columns, _ALL)
         self._out_cells = np.zeros(kind.out_dtype.itemsize // 8, dtype=np.int64)
         self._out = self._out_cells.view(kind.out_dtype)
         self._states = self._state_cells.reshape(-1).view(kind.state_dtype)
         self._chosen = np.zeros(max(largest, 1), dtype=np.int64)
-        self._dirty = np.zeros(events, dtype=np.int64)
+        self._dirty = np.zeros(groups, dtype=np.int64)
         self._counts = np.zeros(5, dtype=np.int64)
         needs_fees = any(name in kind.columns for name in ("bid_fee_micros", "ask_fee_micros"))
-        self._options = np.array([number, needs_fees, kind.edge_kind, 0, holds, first_us], dtype=np.int64)
+        self._options = np.array(
+            [
+                number,
+                needs_fees,
+                kind.edge_kind,
+                kind.has_fair_value,
+                holds,
+                first_us,
+                layout.needed,
+                layout.first_subject,
+            ],
+            dtype=np.int64,
+        )
 
     def run(self, quotes: QuoteRows, begin: int = 0, end: int | None = None) -> Found:
         """Go over rows ``begin`` to ``end``, which must not part an instant; calls go on where the one before ended."""
         end = len(quotes) if end is None else end
         chunks, before = [], self._counts.copy()
-        universe = self._terms.universe
+        universe, layout = self._terms.universe, self._layout
         capacity = max(256, (end - begin) // 16) + 2 * int(self._cursors[2])
         while begin < end:
             intents = np.empty(capacity, dtype=INTENT)
@@ -115,10 +124,14 @@ class GroupPass:
                 *self._terms.tables,
                 self._status,
                 self._cursors,
-                self._place_of,
-                universe.members,
-                universe.member_bounds,
-                universe.speakable,
+                layout.places,
+                layout.place_bounds,
+                layout.group_of,
+                layout.weights,
+                universe.market_terms,
+                layout.members,
+                layout.bounds,
+                layout.valid_from_us,
                 self._groups,
                 self._info,
                 self._gate_states,
@@ -142,8 +155,7 @@ class GroupPass:
                 self._options,
             )
             chunks.append(intents[: self._cursors[1]])
-        created, revised, ended, _, warm = (self._counts - before).tolist()
-        return Found(np.concatenate(chunks) if chunks else np.empty(0, dtype=INTENT), created, revised, ended, warm)
+        return found_in(chunks, self._counts - before)
 
     def _carried(self) -> tuple[Any, ...]:
         return (

@@ -19,6 +19,7 @@ INTENT: Final = np.dtype(
             "kind",
             "row",
             "time_us",
+            "phase",
             "sequence",
             "strategy",
             "subject",
@@ -91,6 +92,7 @@ def write_intent(
     intent["kind"] = kind
     intent["row"] = row
     intent["time_us"] = now_us
+    intent["phase"] = 0
     intent["sequence"] = sequence
     intent["strategy"] = strategy
     intent["subject"] = market
@@ -117,6 +119,19 @@ class Found:
     revised_count: int
     ended_count: int
     warm_row_count: int
+
+
+def found_in(chunks: Sequence[Any], counts: Any) -> Found:
+    """What a call found, with baskets numbered through.
+
+    :param counts: created, revised, ended, rows that spoke, warm-up rows.
+    """
+    written = 0
+    for chunk in chunks:
+        chunk["basket"] += written
+        written += len(chunk)
+    created, revised, ended, _, warm = counts.tolist()
+    return Found(np.concatenate(chunks) if chunks else np.empty(0, dtype=INTENT), created, revised, ended, warm)
 
 
 def row_layout(names: tuple[str, ...], cells: tuple[str, ...]) -> np.dtype[Any]:

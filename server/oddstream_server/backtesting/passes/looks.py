@@ -1,4 +1,4 @@
-"""The loop of a group strategy: whole instants, each event looked at once after all of its rows."""
+"""The loop of a group strategy: whole instants, each event or link looked at once after all of its rows."""
 
 from typing import Any, Final
 
@@ -7,7 +7,8 @@ import numpy as np
 from oddstream_server.backtesting.passes.intents import tick_at, touch_fee, write_intent
 from oddstream_server.backtesting.records.columns import MISSING
 
-GROUP: Final = np.dtype([(n, np.int64) for n in ("opened", "expire_us", "size_micros", "dirty", "row")])
+GROUP: Final = np.dtype([(n, np.int64) for n in ("opened", "expire_us", "size_micros", "dirty", "row", "ready")])
+"""``ready``: what counts among the members with a quote; see ``needed`` of :func:`drive_groups`."""
 
 
 MEMBER: Final = np.dtype(
@@ -89,10 +90,14 @@ def drive_groups(
     limbs: Any,
     status: Any,
     cursors: Any,
-    place_of: Any,
+    places: Any,
+    place_bounds: Any,
+    group_of: Any,
+    weights: Any,
+    own_terms: Any,
     members: Any,
     bounds: Any,
-    speakable: Any,
+    speakable_from_us: Any,
     groups: Any,
     info: Any,
     gate_states: Any,
@@ -118,13 +123,15 @@ def drive_groups(
     """Whole instants from row ``begin``; returns the row to go on with, before ``end`` where ``intents`` is full.
 
     :param cursors: [next change, intents written, largest number of intents that one instant can make].
-    :param place_of: a market's place among ``members``, -1 for a market without an event.
+    :param places: a market's places among ``members``, from ``place_bounds[m]`` to ``place_bounds[m + 1]``.
+    :param weights: what a place adds to its group's ``ready`` at its first quote; options[6] of it are needed.
+    :param own_terms: by market, the cells of its terms, which are seen from its first quote on.
+    :param speakable_from_us: from when on something may be said of a group.
     """
-    strategy, needs_fees, edge_kind = options[0], options[1], options[2]
-    holds, first_us = options[4] != 0, options[5]
+    strategy, needs_fees, edge_kind, has_fair = options[0], options[1] != 0, options[2] != 0, options[3] != 0
+    holds, first_us, needed, subjects = options[4] != 0, options[5], options[6], options[7]
     change, written = cursors[0], cursors[1]
     change_count = len(changes)
-    market_count = len(terms)
     i = begin
     while i < end and written + cursors[2] <= len(intents):
         now = receive_time_us[i]
@@ -134,8 +141,7 @@ def drive_groups(
         dirty_count = 0
         while i < end and receive_time_us[i] == now:
             m = market[i]
-            place = place_of[m]
-            if status[m] == 0 or place < 0:
+            if status[m] == 0 or place_bounds[m] == place_bounds[m + 1]:
                 i += 1
                 continue
             bid, ask = bid_price[i], ask_price[i]
@@ -148,40 +154,47 @@ def drive_groups(
             gate_out_cells[0] = 0
             gate_out_cells[1] = 0
             bound_gate(gate_states[m], gate_params[0], gate_row[0], gate_out[0])
-            member = info[place]
-            member["quoted"] = 1
-            member["shut"] = gate_out_cells[0] if status[m] == 2 else 4
-            if gate_out_cells[1] != 0:
-                member["void"] = 1
-            member["stale_from_us"] = now + bound_stale_after(gate_states[m], gate_params[0])
-            member["bid_size_micros"] = bid_size[i]
-            member["ask_size_micros"] = ask_size[i]
-            cells[place, 0] = now
-            cells[place, 1] = bid
-            cells[place, 2] = bid_size[i]
-            cells[place, 3] = ask
-            cells[place, 4] = ask_size[i]
-            cells[place, 5] = MISSING
-            cells[place, 6] = MISSING
-            if needs_fees:
-                if bid != MISSING:
-                    cells[place, 5] = touch_fee(
-                        terms[m], segments, schedules, memo, scratch_order, limbs, payout - bid, now
-                    )
-                if ask != MISSING:
-                    cells[place, 6] = touch_fee(terms[m], segments, schedules, memo, scratch_order, limbs, ask, now)
-            cells[place, 7] = payout
-            event = terms[m]["event"]
-            groups[event]["row"] = i
-            if groups[event]["dirty"] == 0:
-                groups[event]["dirty"] = 1
-                # events by id: insert in order
-                j = dirty_count
-                while j > 0 and dirty[j - 1] > event:
-                    dirty[j] = dirty[j - 1]
-                    j -= 1
-                dirty[j] = event
-                dirty_count += 1
+            shut = gate_out_cells[0] if status[m] == 2 else 4
+            stale_from = now + bound_stale_after(gate_states[m], gate_params[0])
+            bid_fee, ask_fee = MISSING, MISSING
+            if needs_fees and bid != MISSING:
+                bid_fee = touch_fee(terms[m], segments, schedules, memo, scratch_order, limbs, payout - bid, now)
+            if needs_fees and ask != MISSING:
+                ask_fee = touch_fee(terms[m], segments, schedules, memo, scratch_order, limbs, ask, now)
+            for k in range(place_bounds[m], place_bounds[m + 1]):
+                place = places[k]
+                event = group_of[place]
+                group = groups[event]
+                member = info[place]
+                if member["quoted"] == 0:
+                    member["quoted"] = 1
+                    group["ready"] += weights[place]
+                    for c in range(own_terms.shape[1]):
+                        cells[place, 8 + c] = own_terms[m, c]
+                member["shut"] = shut
+                if gate_out_cells[1] != 0:
+                    member["void"] = 1
+                member["stale_from_us"] = stale_from
+                member["bid_size_micros"] = bid_size[i]
+                member["ask_size_micros"] = ask_size[i]
+                cells[place, 0] = now
+                cells[place, 1] = bid
+                cells[place, 2] = bid_size[i]
+                cells[place, 3] = ask
+                cells[place, 4] = ask_size[i]
+                cells[place, 5] = bid_fee
+                cells[place, 6] = ask_fee
+                cells[place, 7] = payout
+                group["row"] = i
+                if group["dirty"] == 0:
+                    group["dirty"] = 1
+                    # groups by id: insert in order
+                    j = dirty_count
+                    while j > 0 and dirty[j - 1] > event:
+                        dirty[j] = dirty[j - 1]
+                        j -= 1
+                    dirty[j] = event
+                    dirty_count += 1
             i += 1
         for d in range(dirty_count):
             event = dirty[d]
@@ -211,10 +224,10 @@ def drive_groups(
                 opened = 0
             if gated and not holds:
                 written = leave_all(
-                    intents, written, members, info, first, last, row, now, sequence, strategy, market_count + event
+                    intents, written, members, info, first, last, row, now, sequence, strategy, subjects + event
                 )
             side = 0
-            if speakable[event] != 0:
+            if speakable_from_us[event] <= now and group["ready"] >= needed:
                 for j in range(len(out_cells)):
                     out_cells[j] = 0
                 bound_step(states[event], params[0], seen_rows[:count], out[0], chosen[:count])
@@ -222,7 +235,15 @@ def drive_groups(
                 if now < first_us:
                     counts[4] += 1
                     side = 0
-            outcome = 0 if side == 3 else 1
+            # from here on a chosen cell is 1 + the outcome to buy
+            if side != 0 and side != 5:
+                for j in range(count):
+                    if chosen[j] != 0:
+                        chosen[j] = 1 if side == 1 or side == 3 else 2
+            elif side == 5:
+                for j in range(count):
+                    if chosen[j] > 1:
+                        chosen[j] = 2
             size = MISSING
             legs = 0
             known = True
@@ -237,7 +258,7 @@ def drive_groups(
                     legs += 1
                     if terms[m]["orderable"] == 0:
                         side = 0
-                    offered = info[j]["ask_size_micros"] if outcome == 0 else info[j]["bid_size_micros"]
+                    offered = info[j]["ask_size_micros"] if chosen[j - first] == 1 else info[j]["bid_size_micros"]
                     if offered == MISSING:
                         known = False
                     elif size == MISSING or offered < size:
@@ -260,7 +281,7 @@ def drive_groups(
                     counts[2] += 1
                 if not holds:
                     written = leave_all(
-                        intents, written, members, info, first, last, row, now, sequence, strategy, market_count + event
+                        intents, written, members, info, first, last, row, now, sequence, strategy, subjects + event
                     )
                 group["opened"] = 0
                 for j in range(first, last):
@@ -270,11 +291,11 @@ def drive_groups(
             same = opened != 0
             moved = False
             for j in range(first, last):
-                leg = outcome + 1 if chosen[j - first] != 0 else 0
+                leg = chosen[j - first]
                 if same and leg != info[j]["open_leg"]:
                     same = False
                 if same and leg != 0:
-                    price = seen_cells[j - first, 3] if outcome == 0 else seen_cells[j - first, 1]
+                    price = seen_cells[j - first, 3] if leg == 1 else seen_cells[j - first, 1]
                     if abs(price - info[j]["price_micros"]) >= info[j]["tick_micros"]:
                         moved = True
             if same:
@@ -292,11 +313,11 @@ def drive_groups(
                     counts[2] += 1
                 turned = False
                 for j in range(first, last):
-                    leg = outcome + 1 if chosen[j - first] != 0 else 0
+                    leg = chosen[j - first]
                     turned = turned or (info[j]["armed_leg"] != 0 and info[j]["armed_leg"] != leg)
                 if turned and not holds:
                     written = leave_all(
-                        intents, written, members, info, first, last, row, now, sequence, strategy, market_count + event
+                        intents, written, members, info, first, last, row, now, sequence, strategy, subjects + event
                     )
                 if out_cells[1] == 0:
                     group["opened"] = 0
@@ -309,9 +330,10 @@ def drive_groups(
             group["size_micros"] = size
             basket = written
             for j in range(first, last):
-                info[j]["open_leg"] = outcome + 1 if chosen[j - first] != 0 else 0
+                info[j]["open_leg"] = chosen[j - first]
                 if chosen[j - first] == 0:
                     continue
+                outcome = chosen[j - first] - 1
                 m = members[j]
                 book_price = seen_cells[j - first, 3] if outcome == 0 else seen_cells[j - first, 1]
                 info[j]["price_micros"] = book_price
@@ -322,11 +344,14 @@ def drive_groups(
                 write_intent(intents, written, 1, row, now, sequence, strategy, m, outcome)
                 intent = intents[written]
                 price = book_price if outcome == 0 else terms[m]["payout_micros"] - book_price
-                intent["subject"] = market_count + event
+                intent["subject"] = subjects + event
                 intent["basket"] = basket
                 intent["legs"] = legs
                 intent["strength_ppm"] = out_cells[2]
                 intent["net_edge_micros"] = out_cells[3]
+                if has_fair:
+                    fair = out_cells[4]
+                    intent["fair_micros"] = fair if outcome == 0 else terms[m]["payout_micros"] - fair
                 intent["expire_us"] = group["expire_us"]
                 intent["price_micros"] = price
                 intent["size_micros"] = size

@@ -18,15 +18,18 @@ from oddstream_server.backtesting.passes.intents import (
     INTENT,
     Found,
     Terms,
+    found_in,
     load_arrays,
     row_layout,
     tick_at,
     touch_fee,
     write_intent,
 )
-from oddstream_server.backtesting.records.columns import MISSING, QuoteRows
+from oddstream_server.backtesting.passes.offers import gate_open
+from oddstream_server.backtesting.passes.steps import Steps
+from oddstream_server.backtesting.records.columns import MISSING
 from oddstream_server.backtesting.records.universe import BEGINNING
-from oddstream_server.strategies.kernel import COLUMNS
+from oddstream_server.strategies.kernel import COLUMNS, SINGLE_COLUMNS
 from oddstream_server.strategies.registry import ConfiguredStrategy
 
 WATCH: Final = np.dtype(
@@ -42,7 +45,7 @@ of the open opportunity. ``armed``: side that was entered and not left. Price an
 NO_EPOCH: Final = -(2**62)
 
 
-_ALL: Final = tuple(COLUMNS)
+_QUOTE_CELLS: Final = tuple(COLUMNS)
 
 
 _FEE_COLUMNS: Final = ("bid_fee_micros", "ask_fee_micros")
@@ -67,6 +70,9 @@ def drive(
     ask_price: Any,
     ask_size: Any,
     epoch: Any,
+    extra: Any,
+    made_by: Any,
+    quote_row: Any,
     terms: Any,
     ranges: Any,
     segments: Any,
@@ -92,10 +98,12 @@ def drive(
     """Rows ``begin`` to ``end``; returns the row to go on with, before ``end`` where ``intents`` is full.
 
     :param cursors: [next change, intents written].
-    :param options: [strategy, needs fees, edge kind, has fair value, holds, first instant of performance, needs sizes].
+    :param options: [strategy, needs fees, edge kind, has fair value, holds, first instant of performance, needs sizes,
+        cells of quotes].
     """
     strategy, needs_fees, edge_kind, has_fair = options[0], options[1] != 0, options[2] != 0, options[3] != 0
     holds, first_us, needs_sizes = options[4] != 0, options[5], options[6] != 0
+    extras, base, composed = extra.shape[1], options[7], len(made_by) > 0
     change, written = cursors[0], cursors[1]
     change_count, capacity = len(changes), len(intents)
     next_change_us = changes[change]["time_us"] if change < change_count else 2**62
@@ -115,19 +123,24 @@ def drive(
         bid, ask = bid_price[i], ask_price[i]
         payout = w["payout_micros"]
         side = 0
+        at = quote_row[i] if composed else i
+        printed = 1 if composed and made_by[i] == 2 else 0
+        if composed and made_by[i] != 1 and (w["epoch"] == NO_EPOCH or known != 2 or not gate_open(bid, ask, payout)):
+            # neither a print nor a price says anything of a market that is shut or shows no quote yet
+            i += 1
+            continue
         if w["epoch"] != epoch[i] and w["epoch"] != NO_EPOCH:
             state_cells[m, :] = 0
             if w["opened"] != 0 and w["expire_us"] > now:
                 counts[2] += 1
             if w["armed"] != 0 and not holds:
-                write_intent(intents, written, 2, i, now, ingest_sequence[i], strategy, m, w["armed"] - 1)
+                write_intent(intents, written, 2, at, now, ingest_sequence[i], strategy, m, w["armed"] - 1)
+                intents[written]["phase"] = printed
                 written += 1
             w["opened"] = 0
             w["armed"] = 0
         w["epoch"] = epoch[i]
-        shut = known != 2
-        if bid != MISSING and ask != MISSING:
-            shut = shut or bid >= ask or (bid * 100 <= payout and ask * 100 >= payout * 99)
+        shut = known != 2 or not gate_open(bid, ask, payout)
         if not shut:
             row_cells[0] = now
             row_cells[1] = bid
@@ -145,6 +158,8 @@ def drive(
                 if ask != MISSING:
                     row_cells[6] = touch_fee(terms[m], segments, schedules, memo, scratch_order, limbs, ask, now)
             row_cells[7] = payout
+            for j in range(extras):
+                row_cells[base + j] = extra[i, j]
             for j in range(len(out_cells)):
                 out_cells[j] = 0
             bound_step(states[m], params[0], row[0], out[0])
@@ -154,6 +169,8 @@ def drive(
                 side = 0
         if side != 0:
             size = ask_size[i] if side == 1 else bid_size[i]
+            if (ask if side == 1 else bid) == MISSING:
+                side = 0
             if size != MISSING:
                 step = terms[m]["size_step_micros"]
                 size = size // step * step
@@ -171,7 +188,8 @@ def drive(
             if opened != 0:
                 counts[2] += 1
             if w["armed"] != 0 and not holds:
-                write_intent(intents, written, 2, i, now, ingest_sequence[i], strategy, m, w["armed"] - 1)
+                write_intent(intents, written, 2, at, now, ingest_sequence[i], strategy, m, w["armed"] - 1)
+                intents[written]["phase"] = printed
                 written += 1
             w["armed"] = 0
             w["opened"] = 0
@@ -199,7 +217,8 @@ def drive(
             opened = 0
         if w["armed"] != 0 and w["armed"] != side:
             if not holds:
-                write_intent(intents, written, 2, i, now, ingest_sequence[i], strategy, m, w["armed"] - 1)
+                write_intent(intents, written, 2, at, now, ingest_sequence[i], strategy, m, w["armed"] - 1)
+                intents[written]["phase"] = printed
                 written += 1
             w["armed"] = 0
         if out_cells[1] != 0:
@@ -210,8 +229,9 @@ def drive(
             w["size_micros"] = size
             ticks[m] = tick_at(terms[m], ranges, book_price)
             w["expire_us"] = now + out_cells[5]
-            write_intent(intents, written, 1, i, now, ingest_sequence[i], strategy, m, side - 1)
+            write_intent(intents, written, 1, at, now, ingest_sequence[i], strategy, m, side - 1)
             intent = intents[written]
+            intent["phase"] = printed
             price = ask if side == 1 else payout - bid
             intent["strength_ppm"] = out_cells[2]
             intent["net_edge_micros"] = out_cells[3]
@@ -250,7 +270,9 @@ class SignalPass:
         assert kind.step is not None
         self._terms = terms
         count = max(len(terms.universe), 1)
-        row_dtype = row_layout(kind.columns, _ALL)
+        self._names = tuple(name for name in SINGLE_COLUMNS if name in kind.columns and name not in _QUOTE_CELLS)
+        cells = (*_QUOTE_CELLS, *self._names)
+        row_dtype = row_layout(kind.columns, cells)
         self._drive: Callable[..., Any] = compiled(drive, plain=plain, bound_step=kind.step)
         self._watch = np.zeros(count, dtype=WATCH)
         self._watch["epoch"] = NO_EPOCH
@@ -261,18 +283,23 @@ class SignalPass:
         self._state_cells = np.zeros((count, kind.state_dtype.itemsize // 8), dtype=np.int64)
         self._states = self._state_cells.reshape(-1).view(kind.state_dtype)
         self._params = strategy.params.record().reshape(1)
-        self._row_cells = np.zeros(len(_ALL), dtype=np.int64)
+        self._row_cells = np.zeros(len(cells), dtype=np.int64)
         self._row = self._row_cells.view(row_dtype)
         self._out_cells = np.zeros(kind.out_dtype.itemsize // 8, dtype=np.int64)
         self._out = self._out_cells.view(kind.out_dtype)
         needs_fees = any(name in kind.columns for name in _FEE_COLUMNS)
         needs_sizes = any(name in kind.columns for name in _SIZE_COLUMNS)
-        self._options = np.array(
-            [number, needs_fees, kind.edge_kind, kind.has_fair_value, holds, first_us, needs_sizes], dtype=np.int64
-        )
+        flags = (needs_fees, kind.edge_kind, kind.has_fair_value, holds)
+        self._options = np.array([number, *flags, first_us, needs_sizes, len(_QUOTE_CELLS)], dtype=np.int64)
 
-    def run(self, quotes: QuoteRows, begin: int = 0, end: int | None = None) -> Found:
-        """Go over rows ``begin`` to ``end``; calls go on where the one before ended."""
+    def run(self, steps: Steps, begin: int = 0, end: int | None = None) -> Found:
+        """Go over rows ``begin`` to ``end``; calls go on where the one before ended.
+
+        :param steps: rows with the columns that the strategy declares (:func:`~steps.steps_of`).
+        """
+        quotes = steps.quotes
+        extra = steps.extra if self._names else np.empty((0, 0), dtype=np.int64)
+        assert steps.names == self._names, "the rows were made for another strategy"
         end = len(quotes) if end is None else end
         chunks, before = [], self._counts.copy()
         capacity = max(256, (end - begin) // 16)
@@ -290,6 +317,9 @@ class SignalPass:
                 quotes.ask_price_micros,
                 quotes.ask_size_micros,
                 quotes.epoch,
+                extra,
+                steps.made_by,
+                steps.quote_row,
                 *self._terms.tables,
                 self._cursors,
                 self._watch,
@@ -306,8 +336,7 @@ class SignalPass:
                 self._options,
             )
             chunks.append(intents[: self._cursors[1]])
-        created, revised, ended, _, warm = (self._counts - before).tolist()
-        return Found(np.concatenate(chunks) if chunks else np.empty(0, dtype=INTENT), created, revised, ended, warm)
+        return found_in(chunks, self._counts - before)
 
     def _carried(self) -> tuple[Any, ...]:
         return (self._watch, self._ticks, self._cursors, self._counts, self._state_cells)

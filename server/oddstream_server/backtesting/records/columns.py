@@ -7,8 +7,8 @@ absent is
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
@@ -21,7 +21,7 @@ from oddstream_server.strategies.kernel import MISSING
 Integers = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int32]
 
-__all__ = ["MISSING", "BookRows", "QuoteRows", "Shard", "TradeRows"]
+__all__ = ["MISSING", "BookRows", "PriceRows", "QuoteRows", "Shard", "TradeRows"]
 
 _SIDES: Final = (("bid", 0), ("ask", 1))
 
@@ -65,13 +65,26 @@ class _Rows:
         return sum(int(getattr(self, column.name).nbytes) for column in fields(self))
 
     def taken(self, rows: Any) -> Self:
-        """The rows that an index or mask picks."""
-        return type(self)(**{column.name: getattr(self, column.name)[rows] for column in fields(self)})
+        """The rows that an index or mask picks, whatever their order."""
+        made = object.__new__(type(self))
+        for column in fields(self):
+            object.__setattr__(made, column.name, getattr(self, column.name)[rows])
+        return made
 
     def until(self, end_us: int) -> Self:
         """The rows received before an instant."""
         end = int(np.searchsorted(self.receive_time_us, end_us, side="left"))
         return self if end == len(self) else self.taken(slice(0, end))
+
+    @classmethod
+    def unchecked(cls, shown: Self, receive_time_us: Integers, ingest_sequence: Integers) -> Self:
+        """The values of some rows at other instants, which may be equal."""
+        made = object.__new__(cls)
+        for column in fields(cls):
+            object.__setattr__(made, column.name, getattr(shown, column.name))
+        object.__setattr__(made, "receive_time_us", receive_time_us)
+        object.__setattr__(made, "ingest_sequence", ingest_sequence)
+        return made
 
     @classmethod
     def interleaved(cls, parts: Sequence[Self]) -> Self:
@@ -117,7 +130,7 @@ class QuoteRows(_Rows):
     """Changes where data was missed: a gap."""
 
     @classmethod
-    def of(cls, quotes: Iterable[Quote], index: dict[str, int]) -> Self:
+    def of(cls, quotes: Iterable[Quote], index: Mapping[str, int]) -> Self:
         """Columns of quotes in the order of time."""
         rows = sorted(quotes, key=lambda q: (q.receive_time_us, q.ingest_sequence))
         return cls(
@@ -142,7 +155,7 @@ class TradeRows(_Rows):
     """The outcome that the taker bought; MISSING where the venue doesn't tell."""
 
     @classmethod
-    def of(cls, trades: Iterable[Trade], index: dict[str, int]) -> Self:
+    def of(cls, trades: Iterable[Trade], index: Mapping[str, int]) -> Self:
         """Columns of trades in the order of time."""
         rows = sorted((t for t in trades if not t.block), key=lambda t: (t.receive_time_us, t.ingest_sequence))
         return cls(
@@ -152,6 +165,28 @@ class TradeRows(_Rows):
             price_micros=np.array([t.price_micros for t in rows], dtype=np.int64),
             size_micros=np.array([t.size_micros for t in rows], dtype=np.int64),
             taker_outcome=np.array([_or_missing(t.taker_outcome_index) for t in rows], dtype=np.int64),
+        )
+
+    @classmethod
+    def none(cls) -> Self:
+        return cls.of((), {})
+
+
+@dataclass(frozen=True, slots=True)
+class PriceRows(_Rows):
+    """Prices of what markets are about. ``market`` is the index of the instrument in the universe."""
+
+    price_micros: Integers
+
+    @classmethod
+    def of(cls, prices: Iterable[Quote], index: Mapping[str, int]) -> Self:
+        """Columns of prices in the order of time; they are stored as quotes whose bid is the price."""
+        rows = sorted(prices, key=lambda q: (q.receive_time_us, q.ingest_sequence))
+        return cls(
+            market=np.array([index[q.market_id] for q in rows], dtype=np.int32),
+            receive_time_us=np.array([q.receive_time_us for q in rows], dtype=np.int64),
+            ingest_sequence=np.array([q.ingest_sequence for q in rows], dtype=np.int64),
+            price_micros=np.array([_or_missing(q.bid_price_micros) for q in rows], dtype=np.int64),
         )
 
     @classmethod
@@ -173,7 +208,7 @@ class BookRows(_Rows):
     size_micros: Integers
 
     @classmethod
-    def of(cls, books: Iterable[OrderBook], index: dict[str, int]) -> Self:
+    def of(cls, books: Iterable[OrderBook], index: Mapping[str, int]) -> Self:
         """Columns of books in the order of time."""
         rows = [
             (index[book.market_id], book.receive_time_us, number, side, level.price_micros, level.size_micros)
@@ -206,20 +241,30 @@ class Shard:
     quotes: QuoteRows
     trades: TradeRows
     books: BookRows
+    prices: PriceRows = field(default_factory=PriceRows.none)
+    """Of the instruments that these markets are about."""
 
     def until(self, end_us: int) -> Self:
         """The rows received before an instant."""
-        parts = [rows.until(end_us) for rows in (self.quotes, self.trades, self.books)]
+        parts = [rows.until(end_us) for rows in (self.quotes, self.trades, self.books, self.prices)]
         return type(self)(self.markets, *parts)  # type: ignore[arg-type]  # each has the type that it had
 
     @property
     def nbytes(self) -> int:
-        return self.quotes.nbytes + self.trades.nbytes + self.books.nbytes
+        return self.quotes.nbytes + self.trades.nbytes + self.books.nbytes + self.prices.nbytes
 
-    def digests(self) -> dict[int, bytes]:
-        """SHA-256 of each market's rows."""
+    def digests(self, instrument_of: Sequence[int] | Integers = ()) -> dict[int, bytes]:
+        """SHA-256 of each market's rows.
+
+        :param instrument_of: by market, the instrument whose prices belong to them; -1 for none.
+        """
         parts = [rows.digests(self.markets) for rows in (self.quotes, self.trades, self.books)]
+        about = {m: int(instrument_of[m]) for m in self.markets} if len(instrument_of) else {}
+        instruments = sorted({k for k in about.values() if k >= 0})
+        prices = dict(zip(instruments, self.prices.digests(instruments), strict=True))
         return {
-            market: hashlib.sha256(b"".join(part[i] for part in parts)).digest()
+            market: hashlib.sha256(
+                b"".join(part[i] for part in parts) + prices.get(about.get(market, -1), b"")
+            ).digest()
             for i, market in enumerate(self.markets)
         }

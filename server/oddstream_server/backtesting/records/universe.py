@@ -18,11 +18,22 @@ import numpy as np
 from oddstream_server.backtesting.accounts.charges import NO_SCHEDULE, schedule_records
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument
 from oddstream_server.domain.fees import FeeSchedule, schedule_at
-from oddstream_server.domain.market import CollateralRule, Declared, Event, Market, MarketState, Settlement
+from oddstream_server.domain.fitted import FittedObject
+from oddstream_server.domain.market import (
+    CollateralRule,
+    Declared,
+    Event,
+    LinkRelation,
+    Market,
+    MarketLink,
+    MarketState,
+    Settlement,
+)
 from oddstream_server.domain.signal import plain
 from oddstream_server.strategies.gate import Shut
-from oddstream_server.strategies.kernel import MISSING
+from oddstream_server.strategies.kernel import MISSING, TERMS_COLUMNS, Grouping
 from oddstream_server.strategies.legs import orderable
+from oddstream_server.strategies.verdicts import terms_values
 
 BEGINNING: Final = -(2**62)
 MAXIMUM_PAYOUT_MICROS: Final = 10_000_000
@@ -42,7 +53,7 @@ class RecordedMarket:
     """A market with the history of what is known of it."""
 
     market: Market
-    """Terms. State and settlement of this object are not looked at."""
+    """Terms as they were known first; what the venue changed later is not here. State and settlement have no say."""
     states: tuple[tuple[int, MarketState], ...]
     """(from this instant, state), ascending. Before the first one the market is unknown."""
     settlements: tuple[Settlement, ...] = ()
@@ -86,9 +97,17 @@ class Universe:
     :raises InvalidArgument: two markets share an id, or a market's terms can't be held in the engine's integers.
     """
 
-    def __init__(self, markets: Sequence[RecordedMarket], events: Sequence[Event] = ()) -> None:
+    def __init__(
+        self,
+        markets: Sequence[RecordedMarket],
+        events: Sequence[Event] = (),
+        links: Sequence[MarketLink] = (),
+        fitted: Sequence[FittedObject] = (),
+    ) -> None:
         self.markets = tuple(sorted(markets, key=lambda m: m.market.market_id))
         self.events = tuple(sorted(events, key=lambda e: e.event_id))
+        self.links = tuple(sorted((link for link in links if link.tradable), key=lambda link: link.link_id))
+        self.fitted = tuple(sorted(fitted, key=lambda o: (o.name.value, o.effective_time_us, o.version)))
         self.market_ids = tuple(m.market.market_id for m in self.markets)
         self.index = {market_id: i for i, market_id in enumerate(self.market_ids)}
         self.event_index = {e.event_id: i for i, e in enumerate(self.events)}
@@ -133,6 +152,7 @@ class Universe:
         self.segments = np.array(segments, dtype=SEGMENT)
         self.schedules = schedule_records(list(self._schedules), [m.market.payout_micros for m in self.markets])
         self.changes = self._changes()
+        self._build_inputs()
         self.payments = self._payments()
         self._build_groups()
 
@@ -185,25 +205,38 @@ class Universe:
                     paid_before = True
         return np.array([(t, i, pays, void, p) for t, pays, i, _, void, p in sorted(rows)], dtype=PAYMENT)
 
+    def _build_inputs(self) -> None:
+        """What strategies see of the markets besides quotes: terms, category, the instrument that they are about."""
+        markets = [m.market for m in self.markets]
+        ids = {m.strike.underlying_id for m in markets if m.strike is not None and m.strike.underlying_id}
+        self.instruments = tuple(sorted(ids))
+        self.instrument_index = {name: i for i, name in enumerate(self.instruments)}
+        self.instrument_of = np.full(max(len(self), 1), -1, dtype=np.int64)
+        self.market_terms = np.zeros((max(len(self), 1), len(TERMS_COLUMNS)), dtype=np.int64)
+        self.has_strike = np.zeros(max(len(self), 1), dtype=np.int64)
+        for i, market in enumerate(markets):
+            self.market_terms[i] = [terms_values(market)[name] for name in TERMS_COLUMNS]
+            self.has_strike[i] = int(market.strike is not None)
+            if market.strike is not None and market.strike.underlying_id:
+                self.instrument_of[i] = self.instrument_index[market.strike.underlying_id]
+        self.categories = tuple(sorted({m.category for m in markets})) or ("",)
+        self.category_of = np.array([self.categories.index(m.category) for m in markets] or [0], dtype=np.int64)
+        pairs = [(m.venue.value, m.category) for m in markets]
+        self.venue_categories = tuple(sorted(set(pairs))) or (("", ""),)
+        self.venue_category_of = np.array([self.venue_categories.index(p) for p in pairs] or [0], dtype=np.int64)
+
     def _build_groups(self) -> None:
-        """Members of each event by ascending id (-1 for one that isn't part of the backtest), and what is declared."""
+        """Members of each event by ascending id (-1 for one that isn't part of the backtest)."""
         members = [[self.index.get(m, -1) for m in sorted(set(e.market_ids))] for e in self.events]
-        payouts = [[int(self.terms[i]["payout_micros"]) for i in m if i >= 0] for m in members]
-        self.event_payout_micros = np.array([p[0] if p else MISSING for p in payouts], dtype=np.int64)
         self.member_bounds = np.zeros(len(self.events) + 1, dtype=np.int64)
         self.member_bounds[1:] = np.cumsum([len(m) for m in members])
         self.members = np.array([i for m in members for i in m], dtype=np.int64)
         rules = (CollateralRule.MUTUALLY_EXCLUSIVE, CollateralRule.NEG_RISK)
-        self.exclusive = np.array([int(e.exclusivity is Declared.YES) for e in self.events], dtype=np.int64)
-        self.exhaustive = np.array([int(e.exhaustiveness is Declared.YES) for e in self.events], dtype=np.int64)
-        self.speakable = np.array(
-            [
-                int(len(m) > 1 and not e.neg_risk_augmented and Declared.YES in (e.exclusivity, e.exhaustiveness))
-                for e, m in zip(self.events, members, strict=True)
-            ],
-            dtype=np.int64,
-        )
         self.margined = np.array([int(e.collateral_rule in rules) for e in self.events], dtype=np.int64)
+
+    def groups(self, grouping: Grouping) -> "Groups":
+        """What a group strategy looks at together, by ascending id."""
+        return Groups(self, grouping)
 
     def index_of(self, market_id: str) -> int:
         """:raises InvalidArgument: the market isn't part of the backtest."""
@@ -215,9 +248,13 @@ class Universe:
     @cached_property
     def terms_digest(self) -> str:
         """SHA-256 of everything known of the markets but fees, in hex."""
-        digest = hashlib.sha256(json.dumps([self.market_ids, [plain(e) for e in self.events]]).encode())
+        facts: list[object] = [self.market_ids, [plain(e) for e in self.events], [plain(link) for link in self.links]]
+        facts += [self.instruments, self.categories, self.venue_categories]
+        facts += [[o.name.value, o.version, o.fit_time_us, sorted(o.cells.items())] for o in self.fitted]
+        digest = hashlib.sha256(json.dumps(facts).encode())
         names = [n for n in TERMS.names or () if not n.endswith(("begin", "end"))]
-        for table in (*(self.terms[name] for name in names), self.ranges, self.changes, self.payments):
+        inputs = (self.market_terms, self.instrument_of, self.category_of, self.venue_category_of)
+        for table in (*(self.terms[name] for name in names), self.ranges, self.changes, self.payments, *inputs):
             digest.update(np.ascontiguousarray(table).tobytes())
         return digest.hexdigest()
 
@@ -244,6 +281,71 @@ class Universe:
             shards[-1] += groups[key]
             filled += rows
         return [tuple(sorted(shard)) for shard in shards]
+
+
+_RELATIONS: Final = {
+    LinkRelation.EQUIVALENT: 1,
+    LinkRelation.INVERSE: 2,
+    LinkRelation.IMPLIES: 3,
+    LinkRelation.IMPLIED_BY: 4,
+}
+_NEVER: Final = 2**62
+
+
+class Groups:
+    """The events, or the confirmed links, of a universe as tables: members in their order, and what relates them."""
+
+    def __init__(self, universe: Universe, grouping: Grouping) -> None:
+        linked = grouping is Grouping.LINK
+        index = universe.index
+        if linked:
+            members = [[index.get(link.market_id, -1), index.get(link.other_market_id, -1)] for link in universe.links]
+        else:
+            members = [[index.get(m, -1) for m in sorted(set(e.market_ids))] for e in universe.events]
+        self.bounds = np.zeros(len(members) + 1, dtype=np.int64)
+        self.bounds[1:] = np.cumsum([len(m) for m in members])
+        self.members = np.array([i for m in members for i in m], dtype=np.int64)
+        self.group_of = np.repeat(np.arange(len(members)), np.diff(self.bounds))
+        self.first_subject = len(universe) + (len(universe.events) if linked else 0)
+        """Subject of the first group: subjects are the markets, then the events, then the links."""
+        self.needed = 0 if grouping is Grouping.PARTITION else 2
+        """How many members must have shown a quote: of a link both, of a ladder two with a strike."""
+        self.weights = np.ones(len(self.members), dtype=np.int64)
+        if grouping is Grouping.LADDER:
+            self.weights = np.where(self.members >= 0, universe.has_strike[self.members], 0)
+        payouts = [[int(universe.terms["payout_micros"][i]) for i in m if i >= 0] for m in members]
+        events = universe.events
+        self.cells = {
+            "payout_micros": np.array([p[0] if p else MISSING for p in payouts], dtype=np.int64),
+            "exclusive": np.zeros(len(members), dtype=np.int64),
+            "exhaustive": np.zeros(len(members), dtype=np.int64),
+            "relation": np.full(len(members), MISSING, dtype=np.int64),
+        }
+        if linked:
+            self.cells["relation"] = np.array([_RELATIONS[link.relation] for link in universe.links], dtype=np.int64)
+            froms = [link.review_time_us or BEGINNING for link in universe.links]
+        else:
+            self.cells["exclusive"] = np.array([e.exclusivity is Declared.YES for e in events], dtype=np.int64)
+            self.cells["exhaustive"] = np.array([e.exhaustiveness is Declared.YES for e in events], dtype=np.int64)
+            froms = [
+                BEGINNING
+                if len(m) > 1
+                and not e.neg_risk_augmented
+                and (grouping is Grouping.LADDER or Declared.YES in (e.exclusivity, e.exhaustiveness))
+                else _NEVER
+                for e, m in zip(events, members, strict=True)
+            ]
+        self.valid_from_us = np.array(froms, dtype=np.int64)
+        self._place_markets(universe, linked)
+
+    def _place_markets(self, universe: Universe, linked: bool) -> None:
+        places: list[list[int]] = [[] for _ in range(len(universe))]
+        for place, (market, group) in enumerate(zip(self.members.tolist(), self.group_of.tolist(), strict=True)):
+            if market >= 0 and (linked or universe.terms["event"][market] == group):
+                places[market].append(place)
+        self.place_bounds = np.zeros(len(universe) + 1, dtype=np.int64)
+        self.place_bounds[1:] = np.cumsum([len(p) for p in places])
+        self.places = np.array([p for some in places for p in some], dtype=np.int64)
 
 
 def _shut(state: MarketState) -> Shut:
