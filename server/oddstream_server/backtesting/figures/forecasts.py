@@ -77,7 +77,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float] | None:
     share, square = successes / trials, _Z * _Z
     centre = (share + square / (2 * trials)) / (1 + square / trials)
     half = _Z / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials * trials))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    return (centre - half if successes else 0.0), (centre + half if successes < trials else 1.0)
 
 
 @dataclass(frozen=True, slots=True)
