@@ -96,6 +96,17 @@ class Settings(BaseSettings):
     """PEM of the authority whose certificates clients must show; absent: clients show none."""
     tls_client_roles: Annotated[tuple[tuple[str, Role], ...], NoDecode] = ()
     """What the holder of a client certificate may do without a key: ``<name in the certificate>=<role>``, by commas."""
+    oidc_issuer: str | None = None
+    """URL of the OpenID provider whose access tokens are taken; absent: API keys alone."""
+    oidc_audience: str | None = None
+    oidc_jwks_url: str | None = None
+    """Absent: the one in the provider's discovery document."""
+    oidc_ca_file: Path | None = None
+    oidc_role_claim: str = Field(default="roles", pattern=r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$")
+    """Claim with the caller's roles or groups; dots lead into nested claims."""
+    oidc_roles: Annotated[tuple[tuple[str, Role], ...], NoDecode] = ()
+    """What each value of the claim is good for: ``<value>=<role>``, by commas."""
+    oidc_leeway_seconds: float = Field(default=30.0, ge=0, le=300)
     operations_host: str = "127.0.0.1"
     operations_port: int = Field(default=9464, ge=0, le=65535)
     workers: int = Field(default=1, ge=1, le=64)
@@ -182,7 +193,7 @@ class Settings(BaseSettings):
     def _split_networks(cls, value: object) -> object:
         return tuple(v.strip() for v in value.split(",") if v.strip()) if isinstance(value, str) else value
 
-    @field_validator("tls_client_roles", mode="before")
+    @field_validator("tls_client_roles", "oidc_roles", mode="before")
     @classmethod
     def _split_roles(cls, value: object) -> object:
         return named_roles(value) if isinstance(value, str) else value
@@ -246,6 +257,20 @@ class Settings(BaseSettings):
             raise ValueError("tls_client_ca_file: needs ODDSTREAM_TLS_CERTIFICATE_FILE too")
         if self.tls_client_roles and self.tls_client_ca_file is None:
             raise ValueError("tls_client_roles: needs ODDSTREAM_TLS_CLIENT_CA_FILE too")
+        return self
+
+    @model_validator(mode="after")
+    def _provider_is_whole(self) -> Self:
+        if self.oidc_issuer is None:
+            return self
+        if not self.oidc_audience:
+            raise ValueError("oidc_audience: is needed with ODDSTREAM_OIDC_ISSUER; tokens for others are refused by it")
+        if not self.oidc_roles:
+            raise ValueError("oidc_roles: is needed with ODDSTREAM_OIDC_ISSUER, e.g. traders=trader,everyone=viewer")
+        for name, url in (("oidc_issuer", self.oidc_issuer), ("oidc_jwks_url", self.oidc_jwks_url)):
+            parts = urlsplit(url or "https://")
+            if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+                raise ValueError(f"{name}: must be an https:// address; http:// is for loopback alone")
         return self
 
     @model_validator(mode="after")

@@ -23,6 +23,8 @@ from prometheus_client import (
 
 from oddstream_server.app.secrets import SecretLogins, open_secrets
 from oddstream_server.embedded.layout import DataFolder
+from oddstream_server.identity.access_tokens import AccessTokens, TokenRules
+from oddstream_server.identity.key_set import KeySet
 from oddstream_server.lifecycle import StopSignal, die_with_parent
 from oddstream_server.observability.logging import configure_logging
 from oddstream_server.observability.operations import OperationsServer, State, process_metrics
@@ -113,6 +115,20 @@ def open_shared_state(settings: Settings, registry: CollectorRegistry, secrets: 
         ca_file=settings.redis_ca_file,
         credentials=None if logins is None else logins.user_and_password,
     )
+
+
+def access_tokens(settings: Settings) -> AccessTokens | None:
+    """None where no OpenID provider is set up."""
+    if settings.oidc_issuer is None or settings.oidc_audience is None:
+        return None
+    rules = TokenRules(
+        issuer=settings.oidc_issuer,
+        audience=settings.oidc_audience,
+        role_claim=tuple(settings.oidc_role_claim.split(".")),
+        roles=dict(settings.oidc_roles),
+        leeway_seconds=settings.oidc_leeway_seconds,
+    )
+    return AccessTokens(rules, KeySet(settings.oidc_issuer, settings.oidc_jwks_url, settings.oidc_ca_file), now_us)
 
 
 def certificate_files(settings: Settings) -> CertificateFiles | None:

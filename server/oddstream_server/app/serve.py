@@ -15,6 +15,7 @@ from oddstream.v1 import (
 )
 from oddstream_server.app.backtests import archive_folder
 from oddstream_server.app.process import (
+    access_tokens,
     certificate_files,
     new_registry,
     now_us,
@@ -93,7 +94,9 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
     strategies.load_entry_points()
 
     keyring = await read_keyring(settings, secrets)
-    authenticator = Authenticator(ApiKeyStore(database), Peppers(keyring.peppers), now_us)
+    authenticator = Authenticator(
+        ApiKeyStore(database), Peppers(keyring.peppers), now_us, tokens=access_tokens(settings)
+    )
     metrics = FeedMetrics(registry)
     feeds = LiveFeeds(
         signal_log,

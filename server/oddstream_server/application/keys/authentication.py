@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import structlog
 
@@ -54,11 +55,27 @@ def invalid_key() -> Unauthenticated:
 @dataclass(slots=True)
 class _Checked:
     principal: Principal
-    key_id: str
+    key_id: str | None
+    """None for an access token."""
     checked_at: float
 
 
 OnEnd = Callable[[OddstreamError], None]
+
+
+class TokenVerifier(Protocol):
+    """Access tokens of somebody else's making."""
+
+    def recognises(self, token: str) -> bool:
+        """True for what has the form of one, good or bad."""
+        ...
+
+    async def verify(self, token: str) -> Principal:
+        """:raises Unauthenticated: it is not good.
+        :raises PermissionDenied: it is, and its holder has no role here.
+        :raises Unavailable: it can't be checked now.
+        """
+        ...
 
 
 class Authenticator:
@@ -68,11 +85,18 @@ class Authenticator:
     :param peppers: for the keys' hashes.
     :param now: wall clock in microseconds, for expiry.
     :param monotonic: seconds, for the ages of what is remembered.
+    :param tokens: takes access tokens too; None takes keys alone.
     """
 
     def __init__(
-        self, store: KeyStore, peppers: Peppers, now: Clock, monotonic: Callable[[], float] | None = None
+        self,
+        store: KeyStore,
+        peppers: Peppers,
+        now: Clock,
+        monotonic: Callable[[], float] | None = None,
+        tokens: TokenVerifier | None = None,
     ) -> None:
+        self._tokens = tokens
         self._store = store
         self._peppers = peppers
         self._now = now
@@ -101,13 +125,20 @@ class Authenticator:
             return known
         key = parse(token)
         if key is None:
-            raise invalid_key()
+            return await self._by_access_token(token)
         generation = self._generation
         stored = await self._read(key.key_id)
         principal = self._verify(key, stored)
         if generation == self._generation:  # else a change was announced while we were reading
             self._remember(token, principal, key.key_id)
         self._used.add(key.key_id)
+        return principal
+
+    async def _by_access_token(self, token: str) -> Principal:
+        if self._tokens is None or not self._tokens.recognises(token):
+            raise invalid_key()
+        principal = await self._tokens.verify(token)
+        self._remember(token, principal, None)
         return principal
 
     def cached(self, token: str | None) -> Principal | None:
@@ -121,7 +152,8 @@ class Authenticator:
         if self._monotonic() - entry.checked_at >= CACHE_SECONDS or self._expired(entry.principal):
             del self._checked[digest]
             return None
-        self._used.add(entry.key_id)
+        if entry.key_id is not None:
+            self._used.add(entry.key_id)
         return entry.principal
 
     async def still_valid(self, principal: Principal) -> bool:
@@ -261,7 +293,7 @@ class Authenticator:
     def _expired(self, principal: Principal) -> bool:
         return principal.expire_time_us is not None and principal.expire_time_us <= self._now()
 
-    def _remember(self, token: str, principal: Principal, key_id: str) -> None:
+    def _remember(self, token: str, principal: Principal, key_id: str | None) -> None:
         self._checked[_digest(token)] = _Checked(principal, key_id, self._monotonic())
         if len(self._checked) > _MAXIMUM_CACHED:
             self._checked.popitem(last=False)

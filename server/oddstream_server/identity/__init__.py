@@ -1,0 +1,1 @@
+"""Callers with access tokens of an OpenID provider."""
