@@ -7,7 +7,7 @@ from oddstream_server.domain.errors import InvalidArgument
 from oddstream_server.domain.strategy import StrategyOrigin
 from oddstream_server.strategies import registry as module
 from oddstream_server.strategies.gate import GateParams
-from oddstream_server.strategies.registry import Registry, StrategyLoadError
+from oddstream_server.strategies.registry import BUILT_IN, Registry, StrategyLoadError
 from tests.strategies.test_kernels import a_kind
 
 OTHER = a_kind(kind="test.other")
@@ -22,7 +22,7 @@ def test_installed_packages_add_kinds() -> None:
     registry = Registry()
     with patch.object(module, "entry_points", lambda group: points(f"{__name__}:OTHER")):
         registry.load_entry_points()
-    assert [kind.kind for kind in registry] == ["arb.event_sum", "stat.mean_reversion", "test.other"]
+    assert [kind.kind for kind in registry] == sorted([*(kind.kind for kind in BUILT_IN), "test.other"])
     assert registry.configure("test.other").origin is StrategyOrigin.ENTRY_POINT
     assert registry.configure("arb.event_sum").origin is StrategyOrigin.BUILT_IN
 
@@ -45,7 +45,7 @@ def test_an_entry_point_that_cant_be_used_is_refused_by_name(values: tuple[str, 
 
 
 def test_an_unknown_kind_is_refused_with_those_there_are() -> None:
-    with pytest.raises(InvalidArgument, match=r"use one of arb\.event_sum, stat\.mean_reversion"):
+    with pytest.raises(InvalidArgument, match=r"use one of arb\.cross_venue, arb\.event_sum, arb\.monotone"):
         Registry().configure("arb.none")
 
 
@@ -70,7 +70,7 @@ def test_the_digest_covers_the_parameters_and_the_gate() -> None:
 
 def test_the_list_shows_each_strategy_with_its_parameters_and_their_bounds() -> None:
     listed = [strategy.describe() for strategy in Registry().configure_all()]
-    assert [s.strategy_id for s in listed] == ["arb.event_sum", "stat.mean_reversion"]
+    assert [s.strategy_id for s in listed] == sorted(kind.kind for kind in BUILT_IN)
     for strategy in listed:
         assert strategy.description
         assert all(p.minimum <= p.value == p.default <= p.maximum for p in strategy.parameters)

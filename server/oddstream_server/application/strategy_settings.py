@@ -53,7 +53,7 @@ async def update_strategy(
     if before is None:
         raise NotFound("Strategy", strategy_id)
     require_etag(update.etag, strategy_etag(before))
-    last = stored or StrategySetting(strategy_id, 0, True, {}, 1, 0)
+    last = stored or StrategySetting(strategy_id, 0, before.enabled, {}, 1, 0)
     params = last.params if update.params is None else integers(update.params, before)
     enabled = last.enabled if update.enabled is None else update.enabled
     if update.params is not None:

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument
 from oddstream_server.domain.fees import FeeSchedule
@@ -14,6 +15,11 @@ class Venue(StrEnum):
     POLYMARKET = "polymarket"
     POLYMARKET_US = "polymarket_us"
     SIMULATED = "simulated"
+
+    @property
+    def clock(self) -> str:
+        """Name of the clock that stamps its ticks: the simulated venue has its own, which may run ahead."""
+        return self.value if self is Venue.SIMULATED else "own"
 
 
 class MarketState(StrEnum):
@@ -116,6 +122,23 @@ class Strike:
     """greater, greater_or_equal, less, less_or_equal or between."""
     floor_micros: int | None = None
     cap_micros: int | None = None
+    underlying_id: str = ""
+    """Id of the price that the market is about, ``<venue>:underlying.<symbol>``; empty where no feed has it."""
+    averaging_us: int = 0
+    """Length of the average before the close that the market settles on; 0 for a single price."""
+
+
+UNDERLYING_PREFIX: Final = "underlying."
+
+
+def underlying_id(venue: Venue, symbol: str) -> str:
+    """Id under which the prices of an underlying are stored: as quotes whose bid and ask are the price."""
+    return f"{venue.value}:{UNDERLYING_PREFIX}{symbol}"
+
+
+def is_underlying(instrument_id: str) -> bool:
+    """True for the id of an underlying, which is no market: it isn't listed, traded or signalled on."""
+    return instrument_id.partition(":")[2].startswith(UNDERLYING_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,3 +244,11 @@ class MarketLink:
     create_time_us: int | None = None
     review_time_us: int | None = None
     evidence: tuple[tuple[str, str], ...] = field(default=())
+    """What was compared, and what that gave, in words."""
+    revision: int = 1
+    """Grows at each change; the link's etag is made of it."""
+
+    @property
+    def tradable(self) -> bool:
+        """Only what a reviewer confirmed may be traded on."""
+        return self.state is LinkState.CONFIRMED

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from oddstream_server.domain.market import Venue
 
@@ -73,6 +73,15 @@ class SignalEventType(StrEnum):
             SignalEventType.SUPERSEDED,
             SignalEventType.WITHDRAWN,
         )
+
+
+_STATE_AFTER: Final = {
+    SignalEventType.CREATED: SignalState.ACTIVE,
+    SignalEventType.REVISED: SignalState.ACTIVE,
+    SignalEventType.SUPERSEDED: SignalState.SUPERSEDED,
+    SignalEventType.WITHDRAWN: SignalState.WITHDRAWN,
+    SignalEventType.EXPIRED: SignalState.EXPIRED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +203,26 @@ class SignalEvent:
     """For WITHDRAWN: CONDITION_ENDED, GATE_STALE, GATE_CROSSED, GATE_GAP, MARKET_CLOSED, HALTED, OPERATOR."""
     superseded_by_opportunity_id: str | None = None
     grade: Grade | None = None
+    graded_state: SignalState | None = None
+    """For GRADED: the state that the signal has, which a grade leaves as it is."""
+    graded_end_time_us: int | None = None
+    """For GRADED: when the signal stopped being ACTIVE; None while it is."""
     sequence: int = 0
     create_time_us: int = 0
+
+    @property
+    def state_after(self) -> SignalState:
+        """The signal's state once the event happened."""
+        if self.type is SignalEventType.GRADED:
+            return SignalState.EXPIRED if self.graded_state is None else self.graded_state
+        return _STATE_AFTER[self.type]
+
+    @property
+    def end_time_us(self) -> int | None:
+        """When the signal stopped being ACTIVE; None while it is."""
+        if self.type is SignalEventType.GRADED:
+            return self.graded_end_time_us
+        return None if self.state_after is SignalState.ACTIVE else self.create_time_us
 
     @property
     def event_key(self) -> str:
@@ -209,7 +236,7 @@ class SignalEvent:
         Sequence, create time and data origin stand outside.
         """
         body = plain(self)
-        for name in ("sequence", "create_time_us"):
+        for name in ("sequence", "create_time_us", "graded_state", "graded_end_time_us"):
             del body[name]
         del body["signal"]["data_origin"]
         return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
@@ -255,5 +282,6 @@ def signal_event_from_plain(body: dict[str, Any]) -> SignalEvent:
             "type": SignalEventType(body["type"]),
             "signal": signal,
             "grade": Grade(**body["grade"]) if body["grade"] else None,
+            "graded_state": SignalState(state) if (state := body.get("graded_state")) else None,
         }
     )

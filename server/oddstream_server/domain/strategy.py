@@ -49,7 +49,7 @@ class StrategyDescription:
 
 @dataclass(frozen=True, slots=True)
 class StrategySetting:
-    """What an operator made of a strategy; one without a setting is enabled and runs with its defaults."""
+    """What an operator made of a strategy; one without a setting runs as it was delivered."""
 
     strategy_id: str
     revision: int

@@ -80,4 +80,6 @@ def _event(stored: StoredSignal, markets: Mapping[str, Market], now_us: int) -> 
         opening_strength_ppm=stored.opening_strength_ppm,
         opening_net_edge_micros=stored.opening_net_edge_micros,
         grade=grade,
+        graded_state=stored.state,
+        graded_end_time_us=stored.end_time_us,
     )

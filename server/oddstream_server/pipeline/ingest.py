@@ -136,8 +136,7 @@ class Ingest:
     async def _see_active(self) -> None:
         active = await self._store.active_signals()
         self._open = OpenSignals(active)
-        if self._controls is not None:
-            self._runner.keep_open({event.signal.signal_id for event in active})
+        self._runner.keep_open(active)
 
     async def run(self) -> None:
         """Store until cancelled; a cancelled transaction keeps nothing.

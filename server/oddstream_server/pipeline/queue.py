@@ -103,19 +103,22 @@ class Taken:
 
 
 def in_order(ticks: Iterable[Tick], floors_us: Mapping[Venue, int]) -> list[Tick]:
-    """The ticks with receive times that never go back within a venue, in the order in which they will be replayed.
+    """The ticks with receive times that never go back within a clock, in the order in which they will be replayed.
 
-    A tick is stamped later where its venue's last one or its floor is later: so (receive time, ingest sequence) is the
-    order in which they were decided on, and no two batches share an instant.
+    A tick is stamped later where its clock's last one or its floor is later: so (receive time, ingest sequence) is the
+    order in which they were decided on, and no two batches share an instant. Venues on one clock share the order too,
+    since a link between them is looked at on the ticks of both.
 
     :param floors_us: of each venue, the last instant that is over.
     """
-    last_us = {venue: floor + 1 for venue, floor in floors_us.items()}
+    last_us: dict[str, int] = {}
+    for venue, floor in floors_us.items():
+        last_us[venue.clock] = max(last_us.get(venue.clock, 0), floor + 1)
     stamped: list[Tick] = []
     for tick in ticks:
-        venue = tick.source.venue
-        time_us = max(tick.receive_time_us, last_us.get(venue, 0))
-        last_us[venue] = time_us
+        clock = tick.source.venue.clock
+        time_us = max(tick.receive_time_us, last_us.get(clock, 0))
+        last_us[clock] = time_us
         stamped.append(tick if time_us == tick.receive_time_us else replace(tick, receive_time_us=time_us))
     stamped.sort(key=lambda tick: tick.receive_time_us)
     return stamped

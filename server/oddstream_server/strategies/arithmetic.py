@@ -5,8 +5,12 @@ holds their digest. Grids, linear between the points:
 
 - ``LOGIT_E4``: log-odds of a price in 1/10,000, at every 250 micros from 250 to 999,750; prices outside are clamped.
 - ``EXPIT_MICROS``: the price in micros of a log-odds, at every 1/100 from 0 to 8.30; negative ones by symmetry.
+- ``LOGARITHM_E4``: ln(1 + i/256) in 1/10,000 for i from 0 to 256; powers of two are taken out first.
+- ``NORMAL_PPM``: the normal distribution function in millionths, at every 1/100 from 0 to 5.00;
+  negative ones by symmetry.
 """
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -67,10 +71,53 @@ def _expit_table() -> Int64Array:
     return table
 
 
+LOGARITHM_POINTS: Final = 256
+NORMAL_GRID: Final = 10_000
+"""The grid of the normal table, in millionths of a standard deviation."""
+NORMAL_POINTS: Final = 501
+
+
+def _logarithm_table() -> Int64Array:
+    logarithms = _fixed_logarithms(2 * LOGARITHM_POINTS)
+    table = np.zeros(LOGARITHM_POINTS + 1, dtype=np.int64)
+    for i in range(LOGARITHM_POINTS + 1):
+        distance = logarithms[LOGARITHM_POINTS + i] - logarithms[LOGARITHM_POINTS]
+        table[i] = _divide_half_up(distance * LOGIT_UNIT, _FIXED)
+    return table
+
+
+def _arctangent(inverse: int) -> int:
+    """arctan(1 / inverse) times 2^96."""
+    total, power, odd, sign = 0, _FIXED // inverse, 1, 1
+    while power:
+        total += sign * (power // odd)
+        power //= inverse * inverse
+        odd, sign = odd + 2, -sign
+    return total
+
+
+def _normal_table() -> Int64Array:
+    pi = 4 * (4 * _arctangent(5) - _arctangent(239))  # Machin
+    root = math.isqrt(2 * pi * _FIXED)  # of 2 pi, times 2^96
+    table = np.zeros(NORMAL_POINTS, dtype=np.int64)
+    for i in range(NORMAL_POINTS):
+        z = i * _FIXED // 100
+        # the integral of exp(-t^2 / 2) from 0 to z is z times the sum of (-z^2 / 2)^n / (n! (2n + 1))
+        half_square, term, total, n = z * z // (2 * _FIXED), _FIXED, 0, 0
+        while abs(term) > 1:
+            total += term // (2 * n + 1)
+            n += 1
+            term = -term * half_square // (_FIXED * n)
+        table[i] = 500_000 + _divide_half_up(1_000_000 * (z * total // _FIXED), root)
+    return table
+
+
 LOGIT_E4: Final = _logit_table()
 EXPIT_MICROS: Final = _expit_table()
-LOGIT_E4.flags.writeable = False
-EXPIT_MICROS.flags.writeable = False
+LOGARITHM_E4: Final = _logarithm_table()
+NORMAL_PPM: Final = _normal_table()
+for _table in (LOGIT_E4, EXPIT_MICROS, LOGARITHM_E4, NORMAL_PPM):
+    _table.flags.writeable = False
 
 
 def logit_e4(price_micros: Any) -> Any:
@@ -114,3 +161,57 @@ def integer_square_root(value: Any) -> Any:
 def clip_ppm(value: Any) -> Any:
     """``value`` held within 0 and 1,000,000."""
     return min(max(value, 0), 1_000_000)
+
+
+def logarithm_e4(value: Any) -> Any:
+    """ln of an integer from 1 to 2^62 in 1/10,000, from the table; up to three units off."""
+    power = 0
+    scaled = value
+    while scaled >= 2 * LOGARITHM_POINTS:
+        scaled = scaled >> 1
+        power += 1
+    # the mantissa with 16 more bits, so that what the shift dropped counts in the line between the points
+    fine = value >> (power - 16) if power > 16 else value << (16 - power)
+    while fine < LOGARITHM_POINTS << 16:
+        fine = fine << 1
+        power -= 1
+    index = (fine >> 16) - LOGARITHM_POINTS
+    rest = fine & 65_535
+    low = LOGARITHM_E4[index]
+    high = LOGARITHM_E4[index + 1]
+    # 8 is the power of the table's own denominator
+    return low + (high - low) * rest // 65_536 + (power + 8) * 6_931_472 // 1_000
+
+
+def normal_ppm(z_ppm: Any) -> Any:
+    """The normal distribution function in millionths of a distance in millionths of a standard deviation."""
+    size = min(abs(z_ppm), (NORMAL_POINTS - 1) * NORMAL_GRID)
+    index = size // NORMAL_GRID
+    low = NORMAL_PPM[index]
+    high = NORMAL_PPM[index + 1] if index + 1 < NORMAL_POINTS else low
+    share = low + (high - low) * (size - index * NORMAL_GRID) // NORMAL_GRID
+    return share if z_ppm >= 0 else 1_000_000 - share
+
+
+def log_ratio_ppb(above: Any, below: Any) -> Any:
+    """ln(above / below) in billionths, of two positive integers up to 2^62 whose ratio is from 1/10 to 10.
+
+    2 artanh((a - b) / (a + b)) by its series, after both were scaled below 2^31; up to 100 billionths off.
+    """
+    a = above
+    b = below
+    while a >= 1 << 31 or b >= 1 << 31:
+        a = a >> 1
+        b = b >> 1
+    if a < 1 or b < 1:
+        return 0
+    x = (a - b) * 1_000_000_000 // (a + b)
+    square = x * x // 1_000_000_000
+    power = x
+    total = 0
+    odd = 1
+    while odd < 80 and power != 0 and power != -1:
+        total += power // odd
+        power = power * square // 1_000_000_000
+        odd += 2
+    return 2 * total

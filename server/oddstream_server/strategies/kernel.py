@@ -1,14 +1,14 @@
 """What a strategy declares, and the driver that feeds one row after another to its step.
 
 A strategy is a step function over declared integer state. It sees one row and its own state, so it can't look ahead:
-time comes from the row, columns come from :data:`COLUMNS`, and outcomes, results and final close times are not among
+time comes from the row, columns come from an allow-list, and outcomes, results and final close times are not among
 them. Live, batch, resume and replay all call the same step through :class:`Kernel`.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any, Final
 
 import numpy as np
@@ -29,13 +29,72 @@ COLUMNS: Final[Mapping[str, str]] = {
     "ask_fee_micros": "taker fee of one contract of outcome 0 bought at the ask, by the schedule known then",
     "payout_micros": "what one winning contract pays",
 }
-"""The allow-list of input columns, all int64."""
+"""The columns that every row of a quote has, all int64."""
+
+PRINT_COLUMNS: Final[Mapping[str, str]] = {
+    "trade_price_micros": "price of outcome 0 of the print that this row is; MISSING where the row is a quote",
+    "trade_size_micros": "contracts of the print; MISSING where the row is a quote",
+    "trade_outcome": "1 where the taker bought outcome 0, 2 where outcome 1, 0 where that is unknown or no print",
+}
+"""A kind that names one of them is stepped on prints too, with the quote as of the print; blocks stay out."""
+
+TERMS_COLUMNS: Final[Mapping[str, str]] = {
+    "close_time_us": "when trading was to end, as known then",
+    "strike_kind": "0 none, 1 greater, 2 greater or equal, 3 less, 4 less or equal, 5 between",
+    "strike_floor_micros": "lower bound of what the underlying must reach",
+    "strike_cap_micros": "upper bound of it",
+    "averaging_us": "length of the average that the market settles on; 0 for a single price",
+}
+"""What the market's terms said at that time."""
+
+UNDERLYING_COLUMNS: Final[Mapping[str, str]] = {
+    "underlying_price_micros": "last price of what the market is about",
+    "underlying_time_us": "when it was received",
+    "underlying_volatility_ppb": "deviation of its return over the square root of a second, estimated up to then",
+}
+"""A kind that names one of them is stepped on new prices of the underlying too, with the quote as of that instant."""
+
+FITTED_COLUMNS: Final[Mapping[str, str]] = {
+    "calibrated_price_micros": "what outcome 0 was worth in markets alike: mid, category, time to the end",
+    "calibration_count": "settled markets that this rests on",
+    "calibration_fit_time_us": "when it was fitted, before this row",
+    "baseline_median_e4": "median of ln(1 + contracts of an hour) at this hour of the week, in 1/10,000",
+    "baseline_deviation_e4": "median distance from it, in 1/10,000",
+    "baseline_count": "hours that this rests on",
+    "baseline_fit_time_us": "when it was fitted, before this row",
+}
+"""Values of fitted objects, each of one that was fitted before the row; MISSING where there is none."""
+
+SINGLE_COLUMNS: Final[Mapping[str, str]] = {
+    **COLUMNS,
+    **PRINT_COLUMNS,
+    **TERMS_COLUMNS,
+    **UNDERLYING_COLUMNS,
+    **FITTED_COLUMNS,
+}
+"""The allow-list of a kind that looks at one market."""
 
 GROUP_COLUMNS: Final[Mapping[str, str]] = {
     "exclusive": "1 where at most one member can win, as the venue or a reviewer declared it",
     "exhaustive": "1 where one of the members must win, as the venue or a reviewer declared it",
 }
 """Columns that a group's step has besides; the same in each member's row."""
+
+LINK_COLUMNS: Final[Mapping[str, str]] = {
+    "relation": "1 both win together, 2 one wins when the other loses, 3 the first implies the second, 4 the reverse",
+}
+"""Columns of the two markets of a confirmed link; the same in both rows."""
+
+
+class Grouping(StrEnum):
+    """Which markets a group's step sees together, as of the row."""
+
+    PARTITION = "partition"
+    """The markets of an event that is declared exclusive or exhaustive."""
+    LADDER = "ladder"
+    """The markets of an event, whatever is declared of it: their strikes tell how they relate."""
+    LINK = "link"
+    """The two markets of a confirmed link, in its order."""
 
 
 class Side(IntEnum):
@@ -50,6 +109,8 @@ class Side(IntEnum):
     """Buy outcome 0 of every chosen member at its ask."""
     SELL_EACH = 4
     """Buy outcome 1 of every chosen member at payout - bid."""
+    MIXED = 5
+    """Buy outcome 0 of the members chosen with 1 at their ask, and outcome 1 of those chosen with 2 at payout - bid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +130,9 @@ OUT_FIELDS: Final = ("side", "entry", "strength_ppm", "net_edge_micros", "fair_v
 Step = Callable[[Any, Any, Any, Any], None]
 """``step(state, params, row, out)``: records in, state and out written in place. ``out`` comes cleared."""
 GroupStep = Callable[[Any, Any, Any, Any, Any], None]
-"""``step_group(state, params, rows, out, chosen)``: one as-of row a member, and one cell a member to mark legs."""
+"""``step_group(state, params, rows, out, chosen)``: one as-of row a member, and one cell a member to mark legs.
+
+With UP or DOWN exactly one member is chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +148,14 @@ class StrategyKind:
     """A kind of signal: formula, version, inputs, state and step.
 
     :param version: raised by hand whenever the same input would give another output.
-    :param columns: names from :data:`COLUMNS`; the row has these and no more.
+    :param columns: names from :data:`SINGLE_COLUMNS`, or for a group those of quotes, terms and the group;
+        the row has these and no more.
     :param state_dtype: a structured dtype of int64 fields and int64 arrays.
     :param warm_up_us: how much data it needs before its first signal.
     :param edge_kind: publish only where the edge after fees is positive.
+    :param has_net_edge: False for a kind that says where a price goes and not what that is worth.
+    :param enabled_by_default: False where it can say nothing before something was fitted for it.
+    :param grouping: what a group's step sees together.
     :param recompute: net edge and strength from a signal's evidence alone, by the formula in ``description``.
     """
 
@@ -108,13 +175,20 @@ class StrategyKind:
     step_group: GroupStep | None = None
     edge_kind: bool = False
     has_fair_value: bool = False
+    has_net_edge: bool = True
+    enabled_by_default: bool = True
+    grouping: Grouping = Grouping.PARTITION
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", self.kind):
             raise ValueError(f"kind {self.kind!r} must be dotted lower_snake_case words, e.g. stat.mean_reversion")
         if self.version < 1:
             raise ValueError(f"{self.kind}: version must be at least 1, got {self.version}")
-        allowed = set(COLUMNS) | (set(GROUP_COLUMNS) if self.step_group else set())
+        allowed = set(SINGLE_COLUMNS)
+        if self.step_group is not None:
+            allowed = set(COLUMNS) | set(TERMS_COLUMNS) | set(GROUP_COLUMNS)
+            if self.grouping is Grouping.LINK:
+                allowed |= set(LINK_COLUMNS)
         foreign = sorted(set(self.columns) - allowed)
         if foreign:
             raise ValueError(f"{self.kind}: columns {foreign} are not allowed; choose from {sorted(allowed)}")
@@ -130,6 +204,14 @@ class StrategyKind:
     @property
     def group(self) -> bool:
         return self.step_group is not None
+
+    @property
+    def wants_prints(self) -> bool:
+        return not PRINT_COLUMNS.keys().isdisjoint(self.columns)
+
+    @property
+    def wants_underlying(self) -> bool:
+        return not UNDERLYING_COLUMNS.keys().isdisjoint(self.columns)
 
     @property
     def row_dtype(self) -> np.dtype[Any]:

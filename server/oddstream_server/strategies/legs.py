@@ -9,7 +9,7 @@ from functools import lru_cache
 from oddstream_server.domain.fees import FeeSchedule, schedule_at
 from oddstream_server.domain.market import Market
 from oddstream_server.domain.money import MICROS
-from oddstream_server.domain.quote import Quote
+from oddstream_server.domain.quote import Quote, Trade
 from oddstream_server.domain.signal import Action, BookSide, Leg
 from oddstream_server.strategies.kernel import MISSING
 
@@ -100,22 +100,30 @@ def basket_size_micros(legs: Sequence[tuple[Market, int | None]]) -> int | None:
     return size if size >= max(market.minimum_size_micros for market, _ in legs) else 0
 
 
-def rows_digest(quotes: Sequence[Quote]) -> str:
+def rows_digest(quotes: Sequence[Quote], trade: Trade | None = None, price: Quote | None = None) -> str:
     """SHA-256 over what the venue showed, in hex: nothing that differs between live and replay goes in.
 
-    Ingest sequence, source and source key stay out; receive time and epoch belong to the row.
+    Ingest sequence, source and source key of quotes stay out; receive time and epoch belong to the row.
+
+    :param trade: the print that was the row, where it was one.
+    :param price: the underlying's price that was the row, where it was one.
     """
-    body = [
-        (
-            q.market_id,
-            q.receive_time_us,
-            q.venue_time_us,
-            q.bid_price_micros,
-            q.bid_size_micros,
-            q.ask_price_micros,
-            q.ask_size_micros,
-            q.epoch,
-        )
-        for q in quotes
-    ]
+    body: list[object] = [_quote_row(q) for q in quotes]
+    if trade is not None:
+        body.append((trade.receive_time_us, trade.source_key, trade.price_micros, trade.size_micros))
+    if price is not None:
+        body.append(_quote_row(price))
     return hashlib.sha256(json.dumps(body, separators=(",", ":")).encode()).hexdigest()
+
+
+def _quote_row(q: Quote) -> tuple[object, ...]:
+    return (
+        q.market_id,
+        q.receive_time_us,
+        q.venue_time_us,
+        q.bid_price_micros,
+        q.bid_size_micros,
+        q.ask_price_micros,
+        q.ask_size_micros,
+        q.epoch,
+    )

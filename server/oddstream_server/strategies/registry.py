@@ -13,14 +13,35 @@ from typing import Final
 
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument
 from oddstream_server.domain.strategy import StrategyDescription, StrategyOrigin, StrategyParameter, StrategySetting
+from oddstream_server.strategies.cross_venue import CROSS_VENUE
 from oddstream_server.strategies.event_sum import EVENT_SUM
+from oddstream_server.strategies.expiry_decay import EXPIRY_DECAY
 from oddstream_server.strategies.gate import Gate, GateParams
+from oddstream_server.strategies.imbalance import IMBALANCE
 from oddstream_server.strategies.kernel import Kernel, StrategyKind
+from oddstream_server.strategies.large_trade import LARGE_TRADE
+from oddstream_server.strategies.longshot import LONGSHOT
 from oddstream_server.strategies.mean_reversion import MEAN_REVERSION
+from oddstream_server.strategies.mispricing import MISPRICING
+from oddstream_server.strategies.momentum import MOMENTUM
+from oddstream_server.strategies.monotone import MONOTONE
 from oddstream_server.strategies.params import Params
+from oddstream_server.strategies.volume_spike import VOLUME_SPIKE
 
 ENTRY_POINT_GROUP: Final = "oddstream.strategies"
-BUILT_IN: Final = (EVENT_SUM, MEAN_REVERSION)
+BUILT_IN: Final = (
+    CROSS_VENUE,
+    EVENT_SUM,
+    EXPIRY_DECAY,
+    IMBALANCE,
+    LARGE_TRADE,
+    LONGSHOT,
+    MEAN_REVERSION,
+    MISPRICING,
+    MOMENTUM,
+    MONOTONE,
+    VOLUME_SPIKE,
+)
 
 
 class StrategyLoadError(Exception):
@@ -64,7 +85,7 @@ class ConfiguredStrategy:
             description=kind.description,
             formula_source=kind.formula_source,
             strength_map=kind.strength_map,
-            enabled=self.setting is None or self.setting.enabled,
+            enabled=kind.enabled_by_default if self.setting is None else self.setting.enabled,
             parameters=tuple(
                 StrategyParameter(
                     name=name,

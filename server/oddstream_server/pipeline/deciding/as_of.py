@@ -14,7 +14,10 @@ from oddstream_server.domain.market import (
     CollateralRule,
     Declared,
     Event,
+    LinkRelation,
+    LinkState,
     Market,
+    MarketLink,
     MarketState,
     Outcome,
     PriceRange,
@@ -23,7 +26,9 @@ from oddstream_server.domain.market import (
 )
 from oddstream_server.domain.signal import plain
 
-Subject = TypeVar("Subject", Market, Event)
+Fact = Event | Market | MarketLink
+"""What strategies depend on and didn't come as a tick."""
+Subject = TypeVar("Subject", Market, Event, MarketLink)
 
 ALWAYS: Final = 0
 """Effective time of facts that hold from the beginning."""
@@ -35,7 +40,6 @@ def essential_market(market: Market) -> Market:
         market,
         title="",
         rules_text="",
-        category="",
         venue_ids=(),
         settlement=None,
         volume_micros=None,
@@ -48,32 +52,54 @@ def essential_event(event: Event) -> Event:
     return replace(event, title="", category="", venue_ids=(), update_time_us=None)
 
 
+def essential_link(link: MarketLink) -> MarketLink:
+    return replace(link, reviewer="", note="", create_time_us=None, review_time_us=None, evidence=(), revision=1)
+
+
+def fact_key(fact: Fact) -> tuple[int, str]:
+    """Rank and id: events are learnt before markets, markets before links."""
+    if isinstance(fact, Event):
+        return 0, fact.event_id
+    return (1, fact.market_id) if isinstance(fact, Market) else (2, fact.link_id)
+
+
+def fact_venue(fact: Fact) -> str:
+    """Of a link, that of its first market."""
+    return fact.market_id.partition(":")[0] if isinstance(fact, MarketLink) else fact.venue.value
+
+
 @dataclass(slots=True)
 class Journal:
-    """Versions of markets and events by the receive time from which they held."""
+    """Versions of events, markets and links by the receive time from which they held."""
 
     markets: dict[str, list[tuple[int, Market]]] = field(default_factory=dict)
     events: dict[str, list[tuple[int, Event]]] = field(default_factory=dict)
+    links: dict[str, list[tuple[int, MarketLink]]] = field(default_factory=dict)
 
-    def changes(self) -> list[tuple[int, Market | Event]]:
-        """All versions in the order in which they took effect, events before markets, then by id."""
-        found: list[tuple[int, int, str, Market | Event]] = [
-            (time, 0, key, e) for key, versions in self.events.items() for time, e in versions
-        ]
-        found += [(time, 1, key, m) for key, versions in self.markets.items() for time, m in versions]
-        found.sort(key=lambda row: row[:3])
-        return [(time, version) for time, _, _, version in found]
+    def changes(self) -> list[tuple[int, Fact]]:
+        """All versions in the order in which they took effect, events before markets before links, then by id."""
+        found: list[tuple[int, Fact]] = [row for versions in self.events.values() for row in versions]
+        found += [row for versions in self.markets.values() for row in versions]
+        found += [row for versions in self.links.values() for row in versions]
+        found.sort(key=lambda row: (row[0], *fact_key(row[1])))
+        return found
 
 
 def from_catalog(markets: Iterable[Market], events: Iterable[Event]) -> Journal:
     """A journal for ticks that came without one (imports): today's facts, taken as holding from the beginning.
 
-    The state is set to OPEN, because today's would tell how the market ended.
+    The state is set to OPEN, because today's would tell how the market ended. So would the close of a market that could
+    close early: only that of a price ladder, whose terms fix it, is kept.
     """
     return Journal(
-        markets={m.market_id: [(ALWAYS, essential_market(replace(m, state=MarketState.OPEN)))] for m in markets},
+        markets={m.market_id: [(ALWAYS, essential_market(_before_its_end(m)))] for m in markets},
         events={e.event_id: [(ALWAYS, essential_event(e))] for e in events},
     )
+
+
+def _before_its_end(market: Market) -> Market:
+    close_time_us = None if market.strike is None else market.close_time_us
+    return replace(market, state=MarketState.OPEN, close_time_us=close_time_us)
 
 
 def encode(versions: list[tuple[int, Subject]]) -> bytes:
@@ -81,7 +107,7 @@ def encode(versions: list[tuple[int, Subject]]) -> bytes:
     return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
 
 
-def decode(stored: bytes) -> list[tuple[int, Market | Event]]:
+def decode(stored: bytes) -> list[tuple[int, Fact]]:
     return [(time, _READERS[name](body)) for time, name, body in json.loads(stored)]
 
 
@@ -117,4 +143,16 @@ def _event(body: Mapping[str, Any]) -> Event:
     )
 
 
-_READERS: Final[Mapping[str, Any]] = {"Market": _market, "Event": _event}
+def _link(body: Mapping[str, Any]) -> MarketLink:
+    return MarketLink(
+        **{
+            **body,
+            "relation": LinkRelation(body["relation"]),
+            "state": LinkState(body["state"]),
+            "outcome_map": tuple((own, other) for own, other in body["outcome_map"]),
+            "evidence": (),
+        }
+    )
+
+
+_READERS: Final[Mapping[str, Any]] = {"Market": _market, "Event": _event, "MarketLink": _link}

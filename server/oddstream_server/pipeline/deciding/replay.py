@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from oddstream_server.application.ports import Catalog, Lease, PipelineStore, StrategyState, TickReader, TimeRange
-from oddstream_server.domain.market import Event, Market
+from oddstream_server.domain.fitted import FittedObject
+from oddstream_server.domain.market import Event, Market, MarketLink
 from oddstream_server.domain.quote import Quote, Trade
 from oddstream_server.domain.signal import DataOrigin, SignalEvent
 from oddstream_server.pipeline.deciding import as_of
-from oddstream_server.pipeline.deciding.memory import EVENTS_ID, MARKETS_ID
+from oddstream_server.pipeline.deciding.memory import EVENTS_ID, LINKS_ID, MARKETS_ID
 from oddstream_server.pipeline.deciding.runner import StrategyRunner
 from oddstream_server.strategies.registry import ConfiguredStrategy
 
@@ -43,13 +44,16 @@ async def replayed_events(
     span: TimeRange,
     market_ids: Sequence[str] | None = None,
     on_ticks: Callable[[int], None] = lambda count: None,
+    fitted: Sequence[FittedObject] = (),
 ) -> AsyncIterator[Sequence[SignalEvent]]:
     """The events of stored ticks, in order, in batches.
 
     :param journal: facts as they were known; markets without one (imports) are taken from the catalog.
     :param on_ticks: told the number of ticks of each batch read.
+    :param fitted: all fitted objects there are; each is used for rows after its effect.
     """
     runner = StrategyRunner(strategies, origin=lambda _: DataOrigin.REPLAY, checkpoints=False)
+    runner.offer_fitted(fitted)
     changes = deque(journal.changes())
     known = set(journal.markets)
     waiting: list[Tick] = []
@@ -62,11 +66,13 @@ async def replayed_events(
                 events += _decide(runner, ready)
                 ready = []
                 at_us = changes[0][0]
-                due = []
+                due: list[as_of.Fact] = []
                 while changes and changes[0][0] == at_us:
                     due.append(changes.popleft()[1])
                 runner.offer_catalog(
-                    [v for v in due if isinstance(v, Event)], [v for v in due if isinstance(v, Market)]
+                    [v for v in due if isinstance(v, Event)],
+                    [v for v in due if isinstance(v, Market)],
+                    [v for v in due if isinstance(v, MarketLink)],
                 )
                 if at_us < tick.receive_time_us and runner.has_news:
                     events += runner.decide([], at_us).events
@@ -102,6 +108,7 @@ async def replay(
     strategies: Sequence[ConfiguredStrategy],
     span: TimeRange,
     market_ids: Sequence[str] | None = None,
+    fitted: Sequence[FittedObject] = (),
 ) -> ReplayResult:
     """Run stored ticks through the strategies and append what they say to the log, under the leader's lease.
 
@@ -116,7 +123,7 @@ async def replay(
         result.ticks += ticks
 
     journal = await load_journal(store)
-    async for events in replayed_events(reader, catalog, journal, strategies, span, market_ids, count):
+    async for events in replayed_events(reader, catalog, journal, strategies, span, market_ids, count, fitted):
         for event in events:
             digest.update(event.canonical_bytes())
         result.events += len(events)
@@ -128,20 +135,22 @@ async def replay(
 
 async def load_journal(store: PipelineStore) -> as_of.Journal:
     """The catalog's journal as the live runs wrote it."""
-    return journal_of(await store.load_states([MARKETS_ID, EVENTS_ID]))
+    return journal_of(await store.load_states([MARKETS_ID, EVENTS_ID, LINKS_ID]))
 
 
 def journal_of(states: Sequence[StrategyState]) -> as_of.Journal:
     """The catalog's journal among checkpoints."""
     journal = as_of.Journal()
     for state in states:
-        if state.strategy_id not in (MARKETS_ID, EVENTS_ID):
+        if state.strategy_id not in (MARKETS_ID, EVENTS_ID, LINKS_ID):
             continue
         for time_us, version in as_of.decode(state.opportunities):
             if isinstance(version, Market):
                 journal.markets.setdefault(version.market_id, []).append((time_us, version))
-            else:
+            elif isinstance(version, Event):
                 journal.events.setdefault(version.event_id, []).append((time_us, version))
+            else:
+                journal.links.setdefault(version.link_id, []).append((time_us, version))
     return journal
 
 

@@ -1,4 +1,4 @@
-"""What the runner keeps of one market and of one event, and the log that undoes a batch."""
+"""What the runner keeps of a market, an event, a link and an underlying, and the log that undoes a batch."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -7,15 +7,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from oddstream_server.domain.market import Declared, Event, Market, Venue
+from oddstream_server.domain.market import Declared, Event, LinkRelation, Market, MarketLink, Venue
 from oddstream_server.domain.quote import Quote, SourceKind, TickSource
 from oddstream_server.domain.signal import SignalEvent, plain
 from oddstream_server.strategies.gate import Gate, Shut, shut_by_state
-from oddstream_server.strategies.kernel import COLUMNS, MISSING
+from oddstream_server.strategies.kernel import COLUMNS, MISSING, TERMS_COLUMNS, Grouping
 from oddstream_server.strategies.registry import ConfiguredStrategy
-from oddstream_server.strategies.verdicts import Member, column_values
+from oddstream_server.strategies.verdicts import Member, column_values, terms_values
 
 _NO_QUOTE: Final[Mapping[str, int]] = dict.fromkeys(COLUMNS, MISSING)
+_NO_TERMS: Final[Mapping[str, int]] = {**dict.fromkeys(TERMS_COLUMNS, MISSING), "strike_kind": 0, "averaging_us": 0}
 
 
 @dataclass(slots=True)
@@ -57,63 +58,74 @@ class MarketSlot:
 
         return undo
 
-    def encode_quote(self) -> bytes:
-        body = {"quote": None if self.quote is None else plain(self.quote), "shut": int(self.quote_shut)}
-        return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
 
-    def decode_quote(self, stored: bytes) -> None:
-        body = json.loads(stored)
-        self.quote_shut = Shut(body["shut"])
-        raw = body["quote"]
-        if raw is not None:
-            source = TickSource(Venue(raw["source"]["venue"]), SourceKind(raw["source"]["kind"]), raw["source"]["name"])
-            self.quote = Quote(**{**raw, "source": source})
+_RELATIONS: Final = {
+    LinkRelation.EQUIVALENT: 1,
+    LinkRelation.INVERSE: 2,
+    LinkRelation.IMPLIES: 3,
+    LinkRelation.IMPLIED_BY: 4,
+}
 
 
-class EventSlot:
-    """An event as known now, one as-of row a member, and the group strategies."""
+class GroupSlot:
+    """An event or a link as known now, one as-of row a member, and the strategies that look at it."""
 
-    def __init__(self, event: Event, strategies: Iterable[ConfiguredStrategy], gate: Gate) -> None:
-        self.event = event
+    def __init__(self, facts: Event | MarketLink, strategies: Iterable[ConfiguredStrategy], gate: Gate) -> None:
+        self.facts = facts
         self._gate = gate
-        self._strategies = tuple(strategies)
-        self.runs: dict[str, Run] = {s.strategy_id: Run(s.kernel.new_state()) for s in self._strategies}
+        linked = isinstance(facts, MarketLink)
+        self.strategies = tuple(s for s in strategies if (s.kind.grouping is Grouping.LINK) == linked)
+        self.runs: dict[str, Run] = {s.strategy_id: Run(s.kernel.new_state()) for s in self.strategies}
         self.members: tuple[str, ...] = ()
         self.index: dict[str, int] = {}
         self._slots: list[MarketSlot | None] = []
         self._rows: dict[str, Any] = {}
         self._shut: Any = None
         self._stale_from_us: Any = None
+        self._strikes = 0
 
     @property
-    def speakable(self) -> bool:
-        """True where something may be said of the event: enough members, a declaration, no changing meanings."""
-        event = self.event
-        declared = Declared.YES in (event.exclusivity, event.exhaustiveness)
-        return declared and not event.neg_risk_augmented and len(self.members) > 1
+    def group_id(self) -> str:
+        return self.facts.event_id if isinstance(self.facts, Event) else self.facts.link_id
+
+    def speakable(self, strategy: ConfiguredStrategy) -> bool:
+        """True where something may be said of the group: enough members, and what relates them is known."""
+        facts = self.facts
+        if isinstance(facts, MarketLink):
+            return facts.tradable and all(slot is not None and slot.quote is not None for slot in self._slots)
+        if facts.neg_risk_augmented or len(self.members) < 2:
+            return False
+        if strategy.kind.grouping is Grouping.LADDER:
+            return self._strikes > 1
+        return Declared.YES in (facts.exclusivity, facts.exhaustiveness)
 
     def snapshot(self) -> Callable[[], None]:
-        """A function that puts event and runs back; the rows have to be laid out again after it."""
-        event, runs = self.event, {key: run.copy() for key, run in self.runs.items()}
+        """A function that puts facts and runs back; the rows have to be laid out again after it."""
+        facts, runs = self.facts, {key: run.copy() for key, run in self.runs.items()}
 
         def undo() -> None:
-            self.event, self.runs = event, runs
+            self.facts, self.runs = facts, runs
 
         return undo
 
     def lay_out(self, markets: Mapping[str, MarketSlot]) -> None:
         """Build the members' rows from the markets' last quotes."""
-        self.members = tuple(sorted(set(self.event.market_ids)))
+        facts = self.facts
+        if isinstance(facts, Event):
+            self.members = tuple(sorted(set(facts.market_ids)))
+        else:
+            self.members = (facts.market_id, facts.other_market_id)
         self.index = {market_id: i for i, market_id in enumerate(self.members)}
         count = len(self.members)
         self._slots = [markets.get(market_id) for market_id in self.members]
-        self._rows = {s.strategy_id: np.zeros(count, dtype=s.kind.row_dtype) for s in self._strategies}
+        self._rows = {s.strategy_id: np.zeros(count, dtype=s.kind.row_dtype) for s in self.strategies}
         self._shut = np.full(count, int(Shut.STALE), dtype=np.int64)
         self._stale_from_us = np.zeros(count, dtype=np.int64)
+        self._strikes = sum(slot is not None and slot.market.strike is not None for slot in self._slots)
         payout = next((slot.market.payout_micros for slot in self._slots if slot is not None), MISSING)
         for i, slot in enumerate(self._slots):
             if slot is None or slot.quote is None:
-                self._write(i, {**_NO_QUOTE, "payout_micros": payout})
+                self._write(i, {**_NO_QUOTE, "payout_micros": payout}, None if slot is None else slot.market)
             else:
                 self.update(slot, column_values(slot.market, slot.quote))
 
@@ -121,18 +133,22 @@ class EventSlot:
         """Write a member's as-of row."""
         assert slot.quote is not None
         i = self.index[slot.market.market_id]
+        if self._slots[i] is None:
+            self._strikes += slot.market.strike is not None
         self._slots[i] = slot
-        self._write(i, values)
+        self._write(i, values, slot.market)
         self._shut[i] = int(slot.shut)
         self._stale_from_us[i] = slot.quote.receive_time_us + self._gate.stale_after_us(slot.gate)
 
-    def _write(self, i: int, values: Mapping[str, int]) -> None:
-        row = {
-            **values,
-            "exclusive": int(self.event.exclusivity is Declared.YES),
-            "exhaustive": int(self.event.exhaustiveness is Declared.YES),
-        }
-        for strategy in self._strategies:
+    def _write(self, i: int, values: Mapping[str, int], market: Market | None) -> None:
+        facts = self.facts
+        row = {**values, **(_NO_TERMS if market is None else terms_values(market))}
+        if isinstance(facts, MarketLink):
+            row |= {"exclusive": 0, "exhaustive": 0, "relation": _RELATIONS[facts.relation]}
+        else:
+            row["exclusive"] = int(facts.exclusivity is Declared.YES)
+            row["exhaustive"] = int(facts.exhaustiveness is Declared.YES)
+        for strategy in self.strategies:
             self._rows[strategy.strategy_id][i] = tuple(row[c] for c in strategy.kind.columns)
 
     def visible_rows(self, strategy_id: str, at_us: int) -> Any:
@@ -153,6 +169,36 @@ class EventSlot:
 
     def as_of_members(self) -> list[Member | None]:
         return [None if slot is None or slot.quote is None else (slot.market, slot.quote) for slot in self._slots]
+
+
+@dataclass(slots=True)
+class UnderlyingSlot:
+    """The price of what markets are about, as of now, with its volatility's state (an array of one record)."""
+
+    state: Any
+    price: Quote | None = None
+
+    def snapshot(self) -> Callable[[], None]:
+        state, price = self.state.copy(), self.price
+
+        def undo() -> None:
+            self.state, self.price = state, price
+
+        return undo
+
+
+def encode_quote(quote: Quote | None, shut: Shut = Shut.OPEN) -> bytes:
+    body = {"quote": None if quote is None else plain(quote), "shut": int(shut)}
+    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+
+
+def decode_quote(stored: bytes) -> tuple[Quote | None, Shut]:
+    body = json.loads(stored)
+    raw = body["quote"]
+    if raw is None:
+        return None, Shut(body["shut"])
+    source = TickSource(Venue(raw["source"]["venue"]), SourceKind(raw["source"]["kind"]), raw["source"]["name"])
+    return Quote(**{**raw, "source": source}), Shut(body["shut"])
 
 
 class UndoLog:

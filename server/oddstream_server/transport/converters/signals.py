@@ -42,15 +42,6 @@ EVIDENCE_UNITS = {
     "ppm": signal_pb2.EVIDENCE_UNIT_PARTS_PER_MILLION,
     "bool": signal_pb2.EVIDENCE_UNIT_BOOLEAN,
 }
-_STATE_AFTER = {
-    SignalEventType.CREATED: signal_pb2.SIGNAL_STATE_ACTIVE,
-    SignalEventType.REVISED: signal_pb2.SIGNAL_STATE_ACTIVE,
-    SignalEventType.SUPERSEDED: signal_pb2.SIGNAL_STATE_SUPERSEDED,
-    SignalEventType.WITHDRAWN: signal_pb2.SIGNAL_STATE_WITHDRAWN,
-    SignalEventType.EXPIRED: signal_pb2.SIGNAL_STATE_EXPIRED,
-    # A graded signal's markets have settled, so its time is over, however it ended before.
-    SignalEventType.GRADED: signal_pb2.SIGNAL_STATE_EXPIRED,
-}
 _OPENING = (SignalEventType.CREATED, SignalEventType.REVISED)
 _PPM = 1_000_000
 
@@ -139,11 +130,11 @@ def grade_message(grade: Grade) -> signal_pb2.SignalGrade:
 def signal_event_message(event: SignalEvent, *, full: bool) -> signal_pb2.SignalEvent:
     """One entry of the log, with its signal as it stands after it."""
     signal = signal_message(event.signal, full=full)
-    signal.state = _STATE_AFTER[event.type]
+    signal.state = STATES[event.state_after]
     if event.type in _OPENING:
         signal.create_time.CopyFrom(stamp(event.create_time_us))
-    elif event.type is not SignalEventType.GRADED:
-        signal.end_time.CopyFrom(stamp(event.create_time_us))
+    elif event.end_time_us is not None:
+        signal.end_time.CopyFrom(stamp(event.end_time_us))
     if event.type is SignalEventType.WITHDRAWN and event.reason:
         signal.withdraw_reason = signal_pb2.WithdrawReason.Value(f"WITHDRAW_REASON_{event.reason}")
     if event.superseded_by_opportunity_id is not None:
