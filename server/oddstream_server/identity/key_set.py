@@ -1,9 +1,9 @@
 """The provider's public keys, fetched from its JWKS address, by key id.
 
 A token with an unknown key id may mean that the provider has new keys, or that somebody makes tokens up: the set is
-A token with an unknown key id may mean that the provider has new keys, or that somebody makes tokens up: the set is then
-fetched again, but no more often than every ``REFETCH_SECONDS``, whatever comes. While the provider is away the keys that
-are held go on, for a day at most.
+then fetched again, but no more often than every ``REFETCH_SECONDS``, whatever comes. While the provider is away the
+keys that are held go on, for a day at most.
+"""
 
 import asyncio
 import time
