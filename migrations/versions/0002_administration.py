@@ -69,6 +69,9 @@ CONTROLS = """
 ALTER TABLE ingest_lanes ADD COLUMN controls_revision bigint NOT NULL DEFAULT 0;
 COMMENT ON COLUMN ingest_lanes.controls_revision IS 'grows with halts, withdrawals and settings of strategies';
 
+ALTER TABLE leases ADD COLUMN report jsonb;
+COMMENT ON COLUMN leases.report IS 'how the holder does, in its own words, as of its last renewal';
+
 CREATE TABLE halts (
     halt_id text COLLATE "C" PRIMARY KEY,
     reach text NOT NULL CHECK (reach IN ('everything', 'venue', 'kind')),
@@ -126,6 +129,9 @@ CREATE TABLE erasures (
 );
 COMMENT ON TABLE erasures IS 'who was erased, by pseudonym; a file beside the database carries the same over a restore';
 
+ALTER TABLE idempotency_requests ADD COLUMN subject_id text COLLATE "C";
+COMMENT ON COLUMN idempotency_requests.subject_id IS 'whom the answer tells of, so that it goes when they are erased';
+
 ALTER TABLE api_keys ADD COLUMN environment text NOT NULL DEFAULT 'live';
 ALTER TABLE api_keys ADD COLUMN subject_id text COLLATE "C";
 ALTER TABLE api_keys ADD COLUMN previous_secret_hmac bytea;
@@ -178,6 +184,8 @@ DOWN = """
 DROP TABLE executions, retention_rules, erasures, subjects, strategy_setting_revisions, strategy_settings, halts;
 DROP TABLE audit_entries, audit_head;
 DROP FUNCTION audit_entries_stay();
+ALTER TABLE idempotency_requests DROP COLUMN subject_id;
+ALTER TABLE leases DROP COLUMN report;
 DROP INDEX api_keys_by_subject;
 ALTER TABLE api_keys DROP COLUMN revision, DROP COLUMN overlap_end_time, DROP COLUMN rotate_time,
     DROP COLUMN previous_pepper_version, DROP COLUMN previous_secret_hmac, DROP COLUMN subject_id,

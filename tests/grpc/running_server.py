@@ -21,6 +21,7 @@ from oddstream.v1 import (
     market_service_pb2_grpc,
     signal_service_pb2_grpc,
 )
+from oddstream_server.application.denials import Denials
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.keys.issuing import IssuedKey, new_key
 from oddstream_server.application.keys.peppers import Peppers
@@ -78,7 +79,9 @@ class World:
     strategies: Any = field(default_factory=MemoryStrategies)
     limiter: RateLimiter = field(default_factory=MemoryLimiter)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    admin_service: Any = field(default_factory=AdminService)
     backtest_service: Any = field(default_factory=memory_backtest_service)
+    denials: Denials | None = None
     settings: ChainSettings = field(default_factory=ChainSettings)
     options: ServerOptions = field(default_factory=lambda: ServerOptions(port=0))
     watch_signals: Stream = until_cancelled
@@ -135,7 +138,9 @@ async def running(world: World | None = None) -> AsyncIterator[Running]:
     world = world or World()
     in_flight = InFlight()
     authenticator = Authenticator(world.keys, PEPPERS, now_us)
-    chain = build_chain(world.settings, CONTRACT, authenticator, world.limiter, in_flight, world.registry)
+    chain = build_chain(
+        world.settings, CONTRACT, authenticator, world.limiter, in_flight, world.registry, world.denials
+    )
     health = HealthServicer(SERVICES)
     markets = Markets(world.catalog, world.ticks, world.books, world.signals, now_us)
     signals = Signals(world.signals, world.strategies)
@@ -148,7 +153,7 @@ async def running(world: World | None = None) -> AsyncIterator[Running]:
         partial(
             signal_service_pb2_grpc.add_SignalServiceServicer_to_server, SignalService(signals, world.watch_signals)
         ),
-        partial(admin_service_pb2_grpc.add_AdminServiceServicer_to_server, AdminService()),
+        partial(admin_service_pb2_grpc.add_AdminServiceServicer_to_server, world.admin_service),
         partial(backtest_service_pb2_grpc.add_BacktestServiceServicer_to_server, world.backtest_service),
         partial(reflection_pb2_grpc.add_ServerReflectionServicer_to_server, ReflectionServicer(SERVICES)),
         *world.register,

@@ -13,6 +13,7 @@ from oddstream.v1 import (
     market_service_pb2_grpc,
     signal_service_pb2_grpc,
 )
+from oddstream_server.app.administration import administration, anchors_path
 from oddstream_server.app.backtests import archive_folder
 from oddstream_server.app.process import (
     access_tokens,
@@ -26,16 +27,17 @@ from oddstream_server.app.process import (
     run_until_stopped,
 )
 from oddstream_server.app.secrets import open_secrets, read_keyring
-from oddstream_server.application.certificate_roles import CertificateRoles
 from oddstream_server.application.backtests import Backtests
+from oddstream_server.application.certificate_roles import CertificateRoles
+from oddstream_server.application.denials import Denials
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.application.markets import Markets
 from oddstream_server.application.signals import Signals
 from oddstream_server.application.strategy_settings import StrategySettings
 from oddstream_server.feed.live_feeds import LiveFeeds
-from oddstream_server.feed.signals.feed import FeedLimits
 from oddstream_server.feed.runs import RunFeed
+from oddstream_server.feed.signals.feed import FeedLimits
 from oddstream_server.feed.streams import StreamLimits
 from oddstream_server.interceptors.assembly import ChainSettings, build_chain
 from oddstream_server.interceptors.in_flight import InFlight
@@ -46,6 +48,7 @@ from oddstream_server.observability.operations import State
 from oddstream_server.settings import Settings
 from oddstream_server.shared_state.books import RedisBookCache
 from oddstream_server.shared_state.limiter import LeasedRateLimiter
+from oddstream_server.storage.administration.audit_log import AuditLogStore
 from oddstream_server.storage.administration.controls import ControlsReader
 from oddstream_server.storage.backtests.recorded import RecordedRows
 from oddstream_server.storage.backtests.runs import RunRecords
@@ -54,6 +57,7 @@ from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.storage.ticks import TickStore
 from oddstream_server.strategies.registry import Registry
+from oddstream_server.transport.administration.service import AdminService
 from oddstream_server.transport.backtest_service import BacktestService
 from oddstream_server.transport.certificates import CertificateStore
 from oddstream_server.transport.contract import load_contract
@@ -64,7 +68,6 @@ from oddstream_server.transport.server import GrpcServer, ServerOptions
 from oddstream_server.transport.signal_service import SignalService
 from oddstream_server.transport.streams import QuoteStreams, SignalStreams
 from oddstream_server.transport.tls import prove_older_tls_is_refused, server_credentials
-from oddstream_server.transport.unimplemented import AdminService
 
 log = structlog.get_logger()
 
@@ -128,9 +131,12 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
         settings.backtests_per_key,
     )
     backtest_service = BacktestService(backtests, run_feed, now_us)
-    admin_service = AdminService()  # type: ignore[abstract]  # as said
+    admin_service = AdminService(  # type: ignore[abstract]  # as said
+        administration(database, keyring, strategies, signal_log, anchors_path(settings)), now_us
+    )
 
     in_flight = InFlight()
+    limiter = LeasedRateLimiter(shared_state, registry)
     chain = build_chain(
         ChainSettings(
             trusted_proxies=settings.trusted_proxies,
@@ -143,9 +149,10 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
         ),
         load_contract(),
         authenticator,
-        LeasedRateLimiter(shared_state, registry),
+        limiter,
         in_flight,
         registry,
+        Denials(AuditLogStore(database), limiter),
     )
     health = HealthServicer(SERVICES)
     certificates = certificate_files(settings)

@@ -1,7 +1,7 @@
 """Mutations: each runs once a request id, in one transaction with its row of the audit log and its answer.
 
 The answer of the first call is kept for 24 hours and given again to the same id with the same body, whoever lost the
-connection meanwhile. A secret in it is kept sealed, apart, and for ten minutes alone.
+connection meanwhile. It is kept sealed; a secret in it is kept apart, and for ten minutes alone.
 """
 
 import hashlib
@@ -44,6 +44,8 @@ class Answered:
 
     body: bytes
     secret: str | None = None
+    subject_id: str | None = None
+    """Whom it tells of: it goes when they are erased."""
     again: bool = False
     """True where it is the answer of an earlier call."""
 
@@ -56,6 +58,8 @@ class Mutation:
         self.principal = principal
         self.now_us = now_us
         self.audited = False
+        self.subject_id: str | None = None
+        """Whom the answer will tell of, by pseudonym; set by the use case."""
         self._request = request
 
     async def audit(
@@ -76,7 +80,7 @@ Work = Callable[[Mutation], Awaitable[Answered]]
 class Mutations:
     """Runs mutations.
 
-    :param sealer: for secrets in answers that may have to be given again.
+    :param sealer: for answers that may have to be given again.
     """
 
     def __init__(self, changes: Changes, sealer: Sealer, now: Clock) -> None:
@@ -98,16 +102,22 @@ class Mutations:
             if not mutation.audited:
                 raise RuntimeError(f"{request.method} would change something without a row in the audit log")
             if name.request_id:
-                sealed = None if answered.secret is None else self._sealer.seal(answered.secret, _place(name))
-                await change.requests.answer(name, answered.body, sealed)
+                place, secret = _place(name), answered.secret
+                await change.requests.answer(
+                    name,
+                    self._sealer.seal(answered.body, place),
+                    None if secret is None else self._sealer.seal_text(secret, f"{place}/secret"),
+                    answered.subject_id,
+                )
         return answered
 
     def _again(self, name: RequestName, request: MutationRequest, first: FirstAnswer, now_us: int) -> Answered:
         if first.request_digest != request.digest:
             raise RequestIdReused
-        fresh = first.sealed_secret is not None and now_us - first.create_time_us < SECRET_US
-        secret = self._sealer.open(first.sealed_secret, _place(name)) if fresh and first.sealed_secret else None
-        return Answered(first.answer, secret, again=True)
+        secret = None
+        if first.sealed_secret is not None and now_us - first.create_time_us < SECRET_US:
+            secret = self._sealer.open_text(first.sealed_secret, f"{_place(name)}/secret")
+        return Answered(self._sealer.open(first.sealed_answer, _place(name)), secret, again=True)
 
 
 def _place(name: RequestName) -> str:

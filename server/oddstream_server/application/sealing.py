@@ -37,13 +37,19 @@ class Sealer:
     def __repr__(self) -> str:
         return f"Sealer(versions {sorted(self._ciphers)})"
 
-    def seal(self, value: str, belongs_to: str) -> bytes:
+    def seal(self, value: bytes, belongs_to: str) -> bytes:
         """:param belongs_to: e.g. ``subjects/sub_.../email``; opening needs the same."""
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = self._ciphers[self._newest].encrypt(nonce, value.encode(), belongs_to.encode())
+        sealed = self._ciphers[self._newest].encrypt(nonce, value, belongs_to.encode())
         return self._newest.to_bytes(_VERSION_BYTES, "big") + nonce + sealed
 
-    def open(self, sealed: bytes, belongs_to: str) -> str:
+    def seal_text(self, value: str, belongs_to: str) -> bytes:
+        return self.seal(value.encode(), belongs_to)
+
+    def open_text(self, sealed: bytes, belongs_to: str) -> str:
+        return self.open(sealed, belongs_to).decode()
+
+    def open(self, sealed: bytes, belongs_to: str) -> bytes:
         """:raises SealBroken:"""
         version = int.from_bytes(sealed[:_VERSION_BYTES], "big")
         cipher = self._ciphers.get(version)
@@ -51,7 +57,7 @@ class Sealer:
             raise SealBroken(f"data key version {version} is not held")
         body = sealed[_VERSION_BYTES:]
         try:
-            return cipher.decrypt(body[:_NONCE_BYTES], body[_NONCE_BYTES:], belongs_to.encode()).decode()
+            return cipher.decrypt(body[:_NONCE_BYTES], body[_NONCE_BYTES:], belongs_to.encode())
         except InvalidTag:
             raise SealBroken(f"a value of {belongs_to.partition('/')[0]} was changed or belongs elsewhere") from None
 

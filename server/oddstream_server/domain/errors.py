@@ -128,9 +128,7 @@ class AlreadyExists(OddstreamError):
 class FailedPrecondition(OddstreamError):
     """:param subject: what is in the wrong state; the message says which state it needs."""
 
-    def __init__(
-        self, message: str, *, subject: str, reason: str, metadata: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, message: str, *, subject: str, reason: str, metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(message, reason=reason, metadata=metadata)
         self.subject = subject
 

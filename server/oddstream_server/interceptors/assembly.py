@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 
 from oddstream_server.application.certificate_roles import CertificateRoles
+from oddstream_server.application.denials import Denials
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.ports import RateLimiter
 from oddstream_server.interceptors.admission import AdmissionInterceptor
@@ -46,6 +47,7 @@ def build_chain(
     limiter: RateLimiter,
     in_flight: InFlight,
     registry: CollectorRegistry,
+    denials: Denials | None = None,
 ) -> Chain:
     methods = method_table(contract)
     layers = (
@@ -54,7 +56,7 @@ def build_chain(
         ErrorsInterceptor(),
         AdmissionInterceptor(in_flight, settings.maximum_unary_calls),
         PeerLimitInterceptor(limiter, authenticator, settings.unauthenticated_calls_per_minute),
-        AuthenticationInterceptor(authenticator, settings.certificate_roles),
+        AuthenticationInterceptor(authenticator, settings.certificate_roles, denials),
         KeyLimitInterceptor(limiter, settings.units_per_minute, settings.streams_per_key),
         DeadlineInterceptor(settings.default_deadline_seconds, settings.maximum_deadline_seconds),
         ValidationInterceptor(contract),

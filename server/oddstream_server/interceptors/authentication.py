@@ -1,12 +1,14 @@
 """Who calls, whether they may, and for streams: whether they still may."""
 
 import asyncio
+import hashlib
 from typing import Any, ClassVar
 
 from oddstream_server.application.authorization import authorize
 from oddstream_server.application.certificate_roles import CertificateRoles
+from oddstream_server.application.denials import Denials
 from oddstream_server.application.keys.authentication import Authenticator, bearer_token
-from oddstream_server.domain.errors import OddstreamError
+from oddstream_server.domain.errors import OddstreamError, PermissionDenied
 from oddstream_server.domain.principal import Principal
 from oddstream_server.interceptors.call import UNKNOWN_METHOD, Call, Proceed
 from oddstream_server.interceptors.client_certificate import certificate_of
@@ -19,9 +21,15 @@ class AuthenticationInterceptor:
 
     name: ClassVar[str] = "authentication"
 
-    def __init__(self, authenticator: Authenticator, certificate_roles: CertificateRoles | None = None) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        certificate_roles: CertificateRoles | None = None,
+        denials: Denials | None = None,
+    ) -> None:
         self._authenticator = authenticator
         self._certificate_roles = certificate_roles
+        self._denials = denials
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         method = call.method
@@ -30,13 +38,23 @@ class AuthenticationInterceptor:
         request = call.request_context
         request.principal = await self._principal(call)
         if method is not UNKNOWN_METHOD:
-            short_name = method.service.rpartition(".")[2]
-            authorize(request.principal, method.access, short_name, request.peer_address)
+            await self._authorize(call, request.principal)
         if not method.kind.response_streaming:
             return await proceed(call)
         guard = _StreamGuard()
         with self._authenticator.watching(request.principal, guard.end):
             return await guard.run(call, proceed)
+
+    async def _authorize(self, call: Call, principal: Principal) -> None:
+        method = call.method
+        short_name = method.service.rpartition(".")[2]
+        try:
+            authorize(principal, method.access, short_name, call.request_context.peer_address)
+        except PermissionDenied as error:
+            if self._denials is not None:
+                digest = hashlib.sha256(call.request).hexdigest() if isinstance(call.request, bytes) else ""
+                await self._denials.record(principal, method.service, digest, error)
+            raise
 
     async def _principal(self, call: Call) -> Principal:
         """By the key that the call carries, or else by the client certificate of its connection."""

@@ -12,7 +12,7 @@ _STREAM_RETRY_US = 5_000_000
 
 class KeyLimitInterceptor:
     """:param units_per_minute: for keys whose scopes state no limit; a tenth of it may come at once.
-    :param streams_per_key: open streams of one key in this process.
+    :param streams_per_key: open streams of one key in this process, unless its scopes say otherwise.
     """
 
     name: ClassVar[str] = "key_limit"
@@ -40,13 +40,15 @@ class KeyLimitInterceptor:
             )
         if not call.method.kind.response_streaming:
             return await proceed(call)
-        if self._streams[subject] >= self._streams_per_key:
+        own_limit = principal.scopes.stream_limit
+        limit = self._streams_per_key if own_limit is None else own_limit
+        if self._streams[subject] >= limit:
             raise ResourceExhausted(
-                f"the key has {self._streams_per_key} open streams; close one first",
+                f"the key may have {limit} streams open, and has them; close one first",
                 subject=f"key {subject}: open streams",
                 retry_after_us=_STREAM_RETRY_US,
                 reason="STREAM_QUOTA_EXCEEDED",
-                metadata={"limit": str(self._streams_per_key)},
+                metadata={"limit": str(limit)},
             )
         self._streams[subject] += 1
         try:

@@ -165,6 +165,7 @@ class ApiKeys:
         key = await mutation.change.keys.get(key_id)
         if key is None:
             raise NotFound("ApiKey", key_id)
+        mutation.subject_id = key.subject_id
         return await self._people.with_owner_in(mutation.change.subjects, key)
 
     async def _drop_orphan(self, mutation: Mutation, subject_id: str | None) -> None:

@@ -59,6 +59,10 @@ class AuditLog(Protocol):
         """By ascending sequence."""
         ...
 
+    async def latest(self, where: AuditFilter, limit: int) -> Sequence[AuditEntry]:
+        """Newest first."""
+        ...
+
     async def count(self, where: AuditFilter) -> int: ...
 
 

@@ -31,7 +31,7 @@ class FirstAnswer:
     """What a request id got the first time."""
 
     request_digest: bytes
-    answer: bytes
+    sealed_answer: bytes
     sealed_secret: bytes | None
     create_time_us: int
 
@@ -44,7 +44,13 @@ class AnsweredRequests(Protocol):
         """
         ...
 
-    async def answer(self, name: RequestName, answer: bytes, sealed_secret: bytes | None) -> None: ...
+    async def answer(
+        self, name: RequestName, sealed_answer: bytes, sealed_secret: bytes | None, subject_id: str | None
+    ) -> None: ...
+
+    async def forget_subject(self, subject_id: str) -> None:
+        """Drop the answers that tell of a person."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, repr=False)

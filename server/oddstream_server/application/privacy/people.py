@@ -42,13 +42,16 @@ class People:
             if current is not None and (current.email_sealed is None or not owner.email):
                 known = current
         subject_id = known.subject_id if known else _pseudonym()
+        place = f"subjects/{subject_id}"
         name = owner.name or (self.owner_of(known).name if known and owner.email else "")
         await records.put(
             SealedSubject(
                 subject_id=subject_id,
                 email_index=self._sealer.index(_normal(owner.email), _EMAIL) if owner.email else None,
-                name_sealed=self._sealer.seal(name, f"subjects/{subject_id}/name") if name else None,
-                email_sealed=self._sealer.seal(owner.email, f"subjects/{subject_id}/email") if owner.email else None,
+                name_sealed=self._sealer.seal_text(name, f"{place}/name") if name else None,
+                email_sealed=self._sealer.seal_text(owner.email, f"subjects/{subject_id}/email")
+                if owner.email
+                else None,
                 create_time_us=known.create_time_us if known else now_us,
             )
         )
@@ -58,8 +61,8 @@ class People:
         """:raises SealBroken: a field was changed in the database, or its key is lost."""
         name, email = subject.name_sealed, subject.email_sealed
         return Owner(
-            name=self._sealer.open(name, f"subjects/{subject.subject_id}/name") if name else "",
-            email=self._sealer.open(email, f"subjects/{subject.subject_id}/email") if email else "",
+            name=self._sealer.open_text(name, f"subjects/{subject.subject_id}/name") if name else "",
+            email=self._sealer.open_text(email, f"subjects/{subject.subject_id}/email") if email else "",
         )
 
     async def with_owners(self, keys: Sequence[ApiKey]) -> tuple[ApiKey, ...]:

@@ -107,6 +107,14 @@ class AuditLogStore:
 
         return await self._database.read(work)
 
+    async def latest(self, where: AuditFilter, limit: int) -> Sequence[AuditEntry]:
+        statement = select(audit_entries).where(*_conditions(where)).order_by(audit_entries.c.sequence.desc())
+
+        async def work(transaction: Transaction) -> Sequence[AuditEntry]:
+            return [_entry(row) for row in await transaction.core.execute(statement.limit(limit))]
+
+        return await self._database.read(work)
+
     async def count(self, where: AuditFilter) -> int:
         async def work(transaction: Transaction) -> int:
             statement = select(func.count()).select_from(audit_entries).where(*_conditions(where))

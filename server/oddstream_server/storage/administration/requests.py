@@ -36,16 +36,22 @@ class AnsweredRequests:
         assert row is not None, "a row is deleted only once its horizon has passed"
         return FirstAnswer(row["request_digest"], row["answer"] or b"", row["sealed_secret"], row["create_time"])
 
-    async def answer(self, name: RequestName, answer: bytes, sealed_secret: bytes | None) -> None:
+    async def answer(
+        self, name: RequestName, sealed_answer: bytes, sealed_secret: bytes | None, subject_id: str | None
+    ) -> None:
         await self._driver.execute(
-            "UPDATE idempotency_requests SET answer = $4, sealed_secret = $5 "
+            "UPDATE idempotency_requests SET answer = $4, sealed_secret = $5, subject_id = $6 "
             "WHERE principal = $1 AND method = $2 AND request_id = $3::uuid",
             name.subject,
             name.method,
             name.request_id,
-            answer,
+            sealed_answer,
             sealed_secret,
+            subject_id,
         )
+
+    async def forget_subject(self, subject_id: str) -> None:
+        await self._driver.execute("DELETE FROM idempotency_requests WHERE subject_id = $1", subject_id)
 
 
 class RequestHousekeeping:

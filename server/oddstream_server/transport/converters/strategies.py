@@ -1,8 +1,7 @@
 """Strategies and their parameters, as messages."""
 
-import hashlib
-
 from oddstream.v1 import strategy_pb2
+from oddstream_server.application.strategy_settings import strategy_etag
 from oddstream_server.domain.strategy import StrategyDescription, StrategyOrigin, StrategyParameter
 from oddstream_server.transport.converters.values import duration, enum_table, timestamp
 
@@ -36,7 +35,7 @@ def strategy_message(strategy: StrategyDescription) -> strategy_pb2.Strategy:
         strength_map=strategy.strength_map,
         origin=ORIGINS[strategy.origin],
         update_time=timestamp(strategy.update_time_us),
-        etag=_etag(strategy),
+        etag=strategy_etag(strategy),
     )
 
 
@@ -62,8 +61,3 @@ def _value(parameter: StrategyParameter, value: int) -> strategy_pb2.ParameterVa
             return strategy_pb2.ParameterValue(boolean_value=bool(value))
         case _:
             return strategy_pb2.ParameterValue(integer_value=value)
-
-
-def _etag(strategy: StrategyDescription) -> str:
-    version = f"{strategy.kind_version}/{strategy.params_revision}/{strategy.params_digest}/{strategy.enabled}"
-    return hashlib.sha256(version.encode()).hexdigest()[:16]

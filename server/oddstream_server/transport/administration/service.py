@@ -1,0 +1,154 @@
+"""AdminService: from a request to a use case and back."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from oddstream.v1 import admin_service_pb2 as pb
+from oddstream.v1 import admin_service_pb2_grpc
+from oddstream_server.application.audit import Audit
+from oddstream_server.application.halts import halt_signals, resume_signals, withdraw_signals
+from oddstream_server.application.keys.administration import ApiKeys
+from oddstream_server.application.mutations import Mutation, Mutations
+from oddstream_server.application.pipeline_runs import PipelineRuns
+from oddstream_server.application.ports import Clock, StrategyRules
+from oddstream_server.application.strategy_settings import update_strategy
+from oddstream_server.transport.administration import api_keys, audit, controls
+from oddstream_server.transport.administration.answers import Answers
+from oddstream_server.transport.converters.strategies import strategy_message
+from oddstream_server.transport.converters.values import word
+from oddstream_server.transport.tokens import next_page_token, page_request
+from oddstream_server.transport.unimplemented import refuse_the_rest
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Administration:
+    """The use cases behind the service."""
+
+    mutations: Mutations
+    api_keys: ApiKeys
+    audit: Audit
+    runs: PipelineRuns
+    strategies: StrategyRules
+
+
+@refuse_the_rest
+class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
+    def __init__(self, administration: Administration, now: Clock) -> None:
+        self._keys = administration.api_keys
+        self._audit = administration.audit
+        self._runs = administration.runs
+        self._strategies = administration.strategies
+        self._answers = Answers(administration.mutations)
+        self._now = now
+
+    # --- keys -----------------------------------------------------------------------------------------------------
+
+    async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Context) -> pb.CreateApiKeyResponse:
+        async def work(mutation: Mutation) -> pb.CreateApiKeyResponse:
+            shown = await self._keys.create(mutation, api_keys.new_key_of(request))
+            key = api_keys.api_key_message(shown.key, mutation.now_us)
+            return pb.CreateApiKeyResponse(api_key=key, secret=shown.text)
+
+        return await self._answers.once_with_secret(request, pb.CreateApiKeyResponse, work)
+
+    async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Context) -> pb.ListApiKeysResponse:
+        where, email = api_keys.key_filter_of(request.filter), word(request.filter.owner_email, "filter.owner_email")
+        found = await self._keys.list_keys(where, email, page_request(request, str))
+        return pb.ListApiKeysResponse(
+            api_keys=[api_keys.api_key_message(key, self._now()) for key in found.items],
+            next_page_token=next_page_token(request, found.next_key),
+        )
+
+    async def UpdateApiKey(self, request: pb.UpdateApiKeyRequest, context: Context) -> pb.UpdateApiKeyResponse:
+        async def work(mutation: Mutation) -> pb.UpdateApiKeyResponse:
+            update = api_keys.key_update_of(request)
+            key = await self._keys.update(mutation, request.api_key.api_key_id, update)
+            return pb.UpdateApiKeyResponse(api_key=api_keys.api_key_message(key, mutation.now_us))
+
+        return await self._answers.once(request, pb.UpdateApiKeyResponse, work)
+
+    async def RotateApiKey(self, request: pb.RotateApiKeyRequest, context: Context) -> pb.RotateApiKeyResponse:
+        async def work(mutation: Mutation) -> pb.RotateApiKeyResponse:
+            overlap = request.overlap.ToMicroseconds() if request.HasField("overlap") else None
+            life = request.time_to_live.ToMicroseconds() if request.HasField("time_to_live") else None
+            shown = await self._keys.rotate(mutation, request.api_key_id, overlap, life)
+            key = api_keys.api_key_message(shown.key, mutation.now_us)
+            return pb.RotateApiKeyResponse(api_key=key, secret=shown.text)
+
+        return await self._answers.once_with_secret(request, pb.RotateApiKeyResponse, work)
+
+    async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Context) -> pb.RevokeApiKeyResponse:
+        async def work(mutation: Mutation) -> pb.RevokeApiKeyResponse:
+            key = await self._keys.revoke(mutation, request.api_key_id, word(request.note, "note"))
+            return pb.RevokeApiKeyResponse(api_key=api_keys.api_key_message(key, mutation.now_us))
+
+        return await self._answers.once(request, pb.RevokeApiKeyResponse, work)
+
+    # --- the pipeline ---------------------------------------------------------------------------------------------
+
+    async def ListPipelineRuns(
+        self, request: pb.ListPipelineRunsRequest, context: Context
+    ) -> pb.ListPipelineRunsResponse:
+        found = await self._runs.list_runs(controls.run_filter_of(request.filter), page_request(request, int, str))
+        return pb.ListPipelineRunsResponse(
+            pipeline_runs=[controls.run_message(run, self._now()) for run in found.items],
+            next_page_token=next_page_token(request, found.next_key),
+        )
+
+    async def RunPipeline(self, request: pb.RunPipelineRequest, context: Context) -> pb.RunPipelineResponse:
+        async def work(mutation: Mutation) -> pb.RunPipelineResponse:
+            stage, venue = controls.asked_run_of(request)
+            runs = await self._runs.run(mutation, stage, venue)
+            return pb.RunPipelineResponse(pipeline_runs=[controls.run_message(run, mutation.now_us) for run in runs])
+
+        return await self._answers.once(request, pb.RunPipelineResponse, work)
+
+    async def UpdateStrategy(self, request: pb.UpdateStrategyRequest, context: Context) -> pb.UpdateStrategyResponse:
+        async def work(mutation: Mutation) -> pb.UpdateStrategyResponse:
+            update, strategy_id = controls.strategy_update_of(request), request.strategy.strategy_id
+            strategy = await update_strategy(mutation, self._strategies, strategy_id, update)
+            return pb.UpdateStrategyResponse(strategy=strategy_message(strategy))
+
+        return await self._answers.once(request, pb.UpdateStrategyResponse, work)
+
+    # --- signals --------------------------------------------------------------------------------------------------
+
+    async def WithdrawSignals(self, request: pb.WithdrawSignalsRequest, context: Context) -> pb.WithdrawSignalsResponse:
+        async def work(mutation: Mutation) -> pb.WithdrawSignalsResponse:
+            done = await withdraw_signals(mutation, list(request.signal_ids), word(request.note, "note"))
+            return pb.WithdrawSignalsResponse(withdrawn_count=done.count, sequence=done.sequence)
+
+        return await self._answers.once(request, pb.WithdrawSignalsResponse, work)
+
+    async def HaltSignals(self, request: pb.HaltSignalsRequest, context: Context) -> pb.HaltSignalsResponse:
+        async def work(mutation: Mutation) -> pb.HaltSignalsResponse:
+            done = await halt_signals(mutation, controls.scope_of(request.scope), word(request.note, "note"))
+            return pb.HaltSignalsResponse(halt=controls.halt_message(done.halt), withdrawn_count=done.withdrawn)
+
+        return await self._answers.once(request, pb.HaltSignalsResponse, work)
+
+    async def ResumeSignals(self, request: pb.ResumeSignalsRequest, context: Context) -> pb.ResumeSignalsResponse:
+        async def work(mutation: Mutation) -> pb.ResumeSignalsResponse:
+            halt = await resume_signals(mutation, request.halt_id, word(request.note, "note"))
+            return pb.ResumeSignalsResponse(halt=controls.halt_message(halt))
+
+        return await self._answers.once(request, pb.ResumeSignalsResponse, work)
+
+    # --- the audit log --------------------------------------------------------------------------------------------
+
+    async def ListAuditEntries(
+        self, request: pb.ListAuditEntriesRequest, context: Context
+    ) -> pb.ListAuditEntriesResponse:
+        found = await self._audit.list_entries(audit.audit_filter_of(request.filter), page_request(request, int))
+        return pb.ListAuditEntriesResponse(
+            audit_entries=map(audit.audit_entry_message, found.items),
+            next_page_token=next_page_token(request, found.next_key),
+        )
+
+    async def VerifyAuditLog(self, request: pb.VerifyAuditLogRequest, context: Context) -> pb.VerifyAuditLogResponse:
+        found = await self._audit.verify(request.start_sequence, request.end_sequence)
+        return audit.verification_message(found)
