@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from oddstream.cli.commands import markets, signals, status, strategies
+from oddstream.cli.commands import backtests, markets, signals, status, strategies, sweeps
 from oddstream.cli.session import (
     AllowPlaintext,
     Answer,
@@ -36,6 +36,8 @@ app = typer.Typer(
 app.add_typer(markets.app, name="markets")
 app.add_typer(signals.app, name="signals")
 app.add_typer(strategies.app, name="strategies")
+app.add_typer(backtests.app, name="backtests")
+app.add_typer(sweeps.app, name="sweeps")
 app.command("status")(status.status)
 
 
