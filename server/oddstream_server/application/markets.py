@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from oddstream_server.application.coalescing import SharedReads
 from oddstream_server.application.fee_working import FeeStep, fee_working
 from oddstream_server.application.paging import PageRequest
 from oddstream_server.application.ports import (
@@ -67,6 +68,7 @@ class Markets:
         self, catalog: Catalog, ticks: TickReader, books: BookCache, signal_log: SignalLog, now: Clock
     ) -> None:
         self._catalog = catalog
+        self._by_id: SharedReads[str, Market] = SharedReads(catalog.markets_by_id)
         self._ticks = ticks
         self._books = books
         self._signal_log = signal_log
@@ -90,15 +92,19 @@ class Markets:
 
     async def get_market(self, market_id: str) -> Market:
         """:raises NotFound: MARKET_NOT_FOUND."""
-        return (await self.batch_get([market_id], "market_id"))[0]
+        split_market_id(market_id, "market_id")
+        found = await self._by_id.get(market_id)
+        if found is None:
+            raise NotFound("Market", market_id)
+        return found
 
-    async def batch_get(self, market_ids: Sequence[str], field_name: str = "market_ids") -> Sequence[Market]:
+    async def batch_get(self, market_ids: Sequence[str]) -> Sequence[Market]:
         """The markets in the order asked for, or none of them.
 
         :raises NotFound: MARKET_NOT_FOUND, with the first id that is unknown.
         """
         for index, market_id in enumerate(market_ids):
-            split_market_id(market_id, field_name if field_name == "market_id" else f"{field_name}[{index}]")
+            split_market_id(market_id, f"market_ids[{index}]")
         found = await self._catalog.markets_by_id(market_ids)
         missing = [market_id for market_id in market_ids if market_id not in found]
         if missing:
