@@ -11,12 +11,16 @@ Aim: the import's rate is at least half of the COPY's, in bounded memory. ``CHEC
 import asyncio
 import os
 import resource
+import shutil
 import statistics
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import asyncpg
 
 from oddstream_server.embedded.services import EmbeddedServices
 from oddstream_server.pipeline.imports.command import import_quotes
@@ -42,7 +46,7 @@ class Round:
         return self.copy_seconds / self.import_seconds
 
 
-async def measure(database: Database, path: Path, markets: Path | None) -> Round:
+async def measure(database: Database, server: "asyncpg.Connection[Any]", path: Path, markets: Path | None) -> Round:
     begun = time.perf_counter()
     report = await import_quotes(
         path,
@@ -54,22 +58,15 @@ async def measure(database: Database, path: Path, markets: Path | None) -> Round
         candles=False,
     )
     import_seconds = time.perf_counter() - begun
-    async with database.transaction(timeout_seconds=3600) as transaction:
-        driver = transaction.driver
-        folder = await driver.fetchval("SHOW data_directory")
-        file = f"{folder}/bench.copy"
-        source = await driver.fetchval("SELECT max(source_id) FROM quotes_import")
-        await driver.execute(
-            f"COPY (SELECT * FROM quotes WHERE lane = 2 AND source_id = {source} ORDER BY ingest_sequence) "
-            f"TO '{file}' (FORMAT binary)"
-        )
-        await driver.execute(f"DELETE FROM quotes WHERE lane = 2 AND source_id = {source}")
-    async with database.reading(timeout_seconds=3600) as transaction:
-        # Dead rows and their index entries must be gone, or COPY would be slowed by what the import left.
-        await transaction.driver.execute("VACUUM quotes_import")
+    file = f"{await server.fetchval('SHOW data_directory')}/bench.copy"
+    source = await server.fetchval("SELECT max(source_id) FROM quotes_import")
+    stored = f"FROM quotes WHERE lane = 2 AND source_id = {source}"
+    await server.execute(f"COPY (SELECT * {stored} ORDER BY ingest_sequence) TO '{file}' (FORMAT binary)")
+    await server.execute(f"DELETE {stored}")
+    # Dead rows and their index entries must be gone, or COPY would be slowed by what the import left.
+    await server.execute("VACUUM quotes_import")
     begun = time.perf_counter()
-    async with database.transaction(timeout_seconds=3600) as transaction:
-        await transaction.driver.execute(f"COPY quotes FROM '{file}' (FORMAT binary)")
+    await server.execute(f"COPY quotes FROM '{file}' (FORMAT binary)")
     copy_seconds = time.perf_counter() - begun
     return Round(path.parent.name, report.rows, import_seconds, copy_seconds)
 
@@ -89,9 +86,10 @@ async def main() -> int:
     try:
         await upgrade_async(urls.database_url)
         database = Database(urls.database_url)
+        server = await asyncpg.connect(urls.database_dsn)
         print(f"{'file':<16}{'rows':>12}{'import rows/s':>16}{'COPY rows/s':>16}{'ratio':>8}{'RSS MiB':>10}")
         for file in files:
-            one = await measure(database, file, markets)
+            one = await measure(database, server, file, markets)
             rounds.append(one)
             rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             print(
@@ -99,11 +97,10 @@ async def main() -> int:
                 f"{one.rows / one.copy_seconds:>16,.0f}{one.ratio:>8.2f}{rss:>10.0f}",
                 flush=True,
             )
+        await server.close()
         await database.close()
     finally:
         await services.stop(lambda text: None)
-        import shutil
-
         shutil.rmtree(root, ignore_errors=True)
     rows = sum(r.rows for r in rounds)
     whole = sum(r.copy_seconds for r in rounds) / sum(r.import_seconds for r in rounds)

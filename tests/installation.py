@@ -71,7 +71,7 @@ class Installation:
             "ODDSTREAM_GRACE_SECONDS": "2",
             "ODDSTREAM_LOG_FILE": str(self.log),
             **{f"ODDSTREAM_{name.upper()}": value for name, value in self._settings.items()},
-            **{name: value for name, value in os.environ.items() if name.startswith("COV_CORE")},
+            **{name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")},
         }
 
     def start(self) -> str:

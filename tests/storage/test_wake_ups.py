@@ -16,11 +16,11 @@ from oddstream_server.domain.market import Venue
 from oddstream_server.domain.principal import Principal, Role, Scopes
 from oddstream_server.domain.quote import FeedState, FeedStatus
 from oddstream_server.embedded.postgres.cluster import PostgresAddress
+from oddstream_server.storage.connector import Connector
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
-from oddstream_server.storage.connector import Connector
 from oddstream_server.storage.wake_ups import KINDS, WakeUps
 
 
