@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from oddstream.v1 import signal_pb2, signal_service_pb2, strategy_pb2, venue_pb2
-from oddstream_server.domain.signal import Grade, SignalEvent, SignalEventType
+from oddstream_server.domain.signal import Grade, SignalEvent, SignalEventType, SignalState
 from oddstream_server.transport.converters.signals import signal_event_message
 from tests.grpc.running_server import World, failure_of, running
 from tests.grpc.stored_world import DAY, EVENT, MARKET, MINUTE, T0, StoredWorld, signal
@@ -213,3 +213,14 @@ def test_a_grade_keeps_what_a_void_lacks_absent() -> None:
     message = event(SignalEventType.GRADED, grade=replace(grade, realized_edge_micros=-5, correct=False)).signal.grade
     assert message.realized_edge_micros == -5
     assert message.HasField("correct")
+
+
+@pytest.mark.parametrize("state", list(SignalState))
+def test_a_grade_shows_the_state_that_the_signal_has_however_it_ended(state: SignalState) -> None:
+    ended = None if state is SignalState.ACTIVE else T0 - 7
+    message = event(
+        SignalEventType.GRADED, grade=Grade(1, 5, True, False, T0), graded_state=state, graded_end_time_us=ended
+    ).signal
+    assert message.state == signal_pb2.SignalState.Value(f"SIGNAL_STATE_{state.name}")
+    assert message.HasField("end_time") == (ended is not None)
+    assert ended is None or message.end_time.ToMicroseconds() == ended

@@ -81,6 +81,7 @@ class Watcher(SilentObserver):
     fences: int = 0
     retries: int = 0
     books: int = 0
+    dropped: list[tuple[str, str]] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def until(self, holds: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -119,6 +120,10 @@ class Watcher(SilentObserver):
 
     def signals_ended(self, expired: int, graded: int) -> None:
         self.ended.append((expired, graded))
+        self.changed.set()
+
+    def checkpoint_dropped(self, name: str, subject_id: str) -> None:
+        self.dropped.append((name, subject_id))
         self.changed.set()
 
     def books_published(self, books: int) -> None:

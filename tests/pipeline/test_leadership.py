@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 
 import pytest
 
@@ -22,8 +23,9 @@ from oddstream_server.application.ports import (
 from oddstream_server.domain.errors import Unavailable
 from oddstream_server.domain.market import MarketState, Settlement, SettlementState, Venue
 from oddstream_server.domain.quote import BookLevel, FeedState, FeedStatus, OrderBook, Quote, Trade
-from oddstream_server.domain.signal import DataOrigin, SignalEvent, SignalEventType
+from oddstream_server.domain.signal import DataOrigin, SignalEvent, SignalEventType, SignalState
 from oddstream_server.pipeline.deciding.replay import load_journal, replay, replayed_events
+from oddstream_server.pipeline.deciding.runner import StrategyRunner
 from oddstream_server.pipeline.disk import DETAIL
 from oddstream_server.pipeline.leader import Pipeline, PipelineSettings
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
@@ -353,6 +355,11 @@ async def test_a_settlement_grades_every_signal_of_its_market_and_an_amendment_a
     first = {e.signal.signal_id: e.grade for e in grades if e.grade is not None and e.grade.revision == 1}
     again = {e.signal.signal_id: e.grade for e in grades if e.grade is not None and e.grade.revision == 2}
     assert set(first) == signals
+    for event in {e.signal.signal_id: e for e in grades}.values():  # the last grade of each
+        stored = await stores.log.get_signal(event.signal.signal_id)
+        assert stored is not None
+        assert event.graded_state is stored.state or event.graded_state is SignalState.ACTIVE
+    assert {e.graded_state for e in grades} >= {SignalState.SUPERSEDED, SignalState.WITHDRAWN}
     assert again
     for signal_id, grade in again.items():
         assert grade.realized_edge_micros != first[signal_id].realized_edge_micros
@@ -403,6 +410,111 @@ async def test_books_are_published_as_they_are_last_and_again_after_the_cache_wa
         cache.away = False
         await watcher.until(lambda: watcher.books > 0)
     assert cache.published == venue.books
+
+
+async def test_a_quiet_markets_book_is_published_when_it_is_followed_and_again_without_a_tick(
+    stores: Stores, watcher: Watcher
+) -> None:
+    world = recent(a_world(35, instants=2))
+    venue, cache = a_venue(world), MemoryBooks()
+    for market in world.markets:
+        venue.books[market.market_id] = OrderBook(market.market_id, (BookLevel(300_000, 5),), (), 1, now_us())
+    pipeline = a_pipeline(stores, venue, watcher, books=cache)
+    pipeline._settings = replace(pipeline._settings, books_again_seconds=0.05)
+    async with running(pipeline):
+        await discovered(venue, watcher)
+        await watcher.until(lambda: cache.published == venue.books)
+        cache.published.clear()
+        await watcher.until(lambda: cache.published == venue.books)
+    assert watcher.quotes == 0
+
+
+async def test_a_market_that_the_feed_lists_is_followed_without_another_pass(stores: Stores, watcher: Watcher) -> None:
+    world = recent(a_world(36, instants=2))
+    venue = a_venue(world)
+    pipeline = a_pipeline(stores, venue, watcher)
+    pipeline._settings = replace(pipeline._settings, resubscribe_seconds=0.01)
+    async with running(pipeline):
+        await discovered(venue, watcher)
+        passes = venue.discoveries
+        listed = replace(world.markets[0], market_id="kalshi:NEXT", venue_market_id="NEXT", event_id=None)
+        venue.say(CatalogPage(Venue.KALSHI, (), (listed,)))
+        async with asyncio.timeout(20):
+            while "kalshi:NEXT" not in venue.subscribed:
+                await asyncio.sleep(0.01)
+        assert venue.discoveries == passes
+
+
+def until_something_is_open(world: World) -> list[Quote]:
+    """The world's first quotes, up to an instant that opens an opportunity."""
+    runner, seen = StrategyRunner(strategies()), list[Quote]()
+    runner.offer_catalog([world.event], world.markets)
+    for _, instant in groupby(world.quotes, key=lambda q: q.receive_time_us):
+        seen += (quotes := list(instant))
+        events = runner.decide(quotes).events
+        runner.commit()
+        if len(seen) > 100 and events and events[-1].type is SignalEventType.CREATED:
+            break
+    return seen
+
+
+async def test_a_checkpoint_of_another_layout_is_dropped_and_its_signal_withdrawn_instead_of_a_crash(
+    stores: Stores, watcher: Watcher
+) -> None:
+    world = recent(a_world(21))
+    quotes = until_something_is_open(world)
+    venue = a_venue(world)
+    first = a_pipeline(stores, venue, watcher)
+    first._settings = replace(first._settings, sweep_seconds=3_600.0)
+    async with running(first):
+        await discovered(venue, watcher)
+        venue.say(*quotes)
+        await watcher.until(lambda: watcher.quotes == len(quotes))
+    active = [e for e in await stores.store.active_signals() if e.signal.expire_time_us > quotes[-1].receive_time_us]
+    assert active
+    async with stores.database.transaction() as transaction:
+        await transaction.driver.execute(
+            "UPDATE strategy_states SET kernel = kernel || '\\x00'::bytea WHERE strategy_id NOT LIKE 'runner.%'"
+        )
+        await transaction.driver.execute(
+            "UPDATE strategy_states SET kernel = set_byte(kernel, 0, (get_byte(kernel, 0) + 1) % 256) "
+            "WHERE strategy_id NOT LIKE 'runner.%'"
+        )
+    second = a_pipeline(stores, venue, watcher)
+    second._settings = replace(second._settings, sweep_seconds=3_600.0)
+    async with running(second):
+        await watcher.until(lambda: len(watcher.dropped) > 0)
+        last = quotes[-1]
+        venue.say(replace(last, receive_time_us=last.receive_time_us + 1, source_key=last.source_key + 10_000))
+        await watcher.until(lambda: watcher.quotes == len(quotes) + 1)
+    ends = [e for e in await stores.logged() if e.reason == "STRATEGY_CHANGED"]
+    assert {e.signal.opportunity_id for e in ends} == {e.signal.opportunity_id for e in active}
+
+
+async def test_checkpoints_of_markets_that_are_over_are_pruned_and_those_of_others_stay(
+    stores: Stores, watcher: Watcher
+) -> None:
+    world = recent(a_world(38, instants=40))
+    venue = a_venue(world)
+    pipeline = a_pipeline(stores, venue, watcher)
+    pipeline._settings = replace(pipeline._settings, prune_seconds=0.05, keep_states_days=0)
+    over = world.markets[0]
+
+    async def subjects() -> set[str]:
+        async with stores.database.reading() as transaction:
+            rows = await transaction.driver.fetch("SELECT DISTINCT subject_id FROM strategy_states")
+        return {row[0] for row in rows}
+
+    async with running(pipeline):
+        await discovered(venue, watcher)
+        venue.say(*world.quotes)
+        await watcher.until(lambda: watcher.quotes == len(world.quotes))
+        assert over.market_id in await subjects()
+        venue.say(SettlementUpdate(over.market_id, MarketState.SETTLED, Settlement(SettlementState.FINAL, 0, 1)))
+        async with asyncio.timeout(20):
+            while over.market_id in await subjects():
+                await asyncio.sleep(0.02)
+    assert {m.market_id for m in world.markets[1:]} <= await subjects()
 
 
 async def test_an_adapter_that_breaks_is_started_again_and_says_down_meanwhile(

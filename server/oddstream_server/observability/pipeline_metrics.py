@@ -66,6 +66,12 @@ class PipelineMetrics:
         self._ended = Counter(
             "oddstream_signals_ended", "Signals that the sweeps ended or graded.", ["how"], registry=registry
         )
+        self._dropped = Counter(
+            "oddstream_checkpoints_dropped",
+            "Checkpoints of another layout, version or parameters: their strategies started anew.",
+            ["name"],
+            registry=registry,
+        )
         self._books = Counter("oddstream_books_published", "Live books shared.", registry=registry)
         self._paused = Gauge(
             "oddstream_ingest_paused", "1 while the disk is too full to take ticks.", registry=registry
@@ -150,6 +156,10 @@ class PipelineMetrics:
     def signals_ended(self, expired: int, graded: int) -> None:
         self._ended.labels("expired").inc(expired)
         self._ended.labels("graded").inc(graded)
+
+    def checkpoint_dropped(self, name: str, subject_id: str) -> None:
+        self._dropped.labels(name.partition(":")[0]).inc()
+        log.info("checkpoint dropped, the strategy starts anew", strategy=name, subject=subject_id)
 
     def books_published(self, books: int) -> None:
         self._books.inc(books)

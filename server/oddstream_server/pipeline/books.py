@@ -1,4 +1,7 @@
-"""The live books, published a few times a second for the serving processes: of each market the last one only."""
+"""The live books, published a few times a second for the serving processes: of each market the last one only.
+
+A quiet market's book is published when it is subscribed to, and again long before the cache forgets it.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -16,6 +19,17 @@ class BookPublisher:
         self._adapters = adapters
         self._observer = observer
         self._dirty: dict[str, None] = {}
+        self._followed: dict[Venue, tuple[str, ...]] = {}
+
+    def follow(self, venue: Venue, market_ids: Iterable[str]) -> None:
+        """These are the venue's markets that are followed now: their books are published, quiet or not."""
+        self._followed[venue] = tuple(market_ids)
+        self.mark(self._followed[venue])
+
+    async def refresh(self) -> None:
+        """Publish every followed book again at the next beat."""
+        for market_ids in self._followed.values():
+            self.mark(market_ids)
 
     def mark(self, market_ids: Iterable[str]) -> None:
         self._dirty.update(dict.fromkeys(market_ids))

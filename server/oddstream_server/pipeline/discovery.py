@@ -1,7 +1,7 @@
 """Discovery: one recorded pass over a venue's markets, and the choice of those that are followed."""
 
 import heapq
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
 
 from oddstream_server.application.ports import Catalog, Clock, PipelineStore, VenueAdapter
@@ -37,7 +37,10 @@ async def choose_markets(markets: AsyncIterable[Market], limit: int) -> list[Mar
 
 
 class Discovery:
-    """One venue's passes."""
+    """One venue's passes.
+
+    :param on_followed: told the ids of all markets that are followed from now on.
+    """
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Discovery:
         observer: PipelineObserver,
         clock: Clock,
         markets_limit: int,
+        on_followed: Callable[[Sequence[str]], None] = lambda market_ids: None,
     ) -> None:
         self._adapter = adapter
         self._queue = queue
@@ -57,12 +61,14 @@ class Discovery:
         self._observer = observer
         self._clock = clock
         self._limit = markets_limit
+        self._on_followed = on_followed
 
     async def subscribe_known(self) -> int:
         """Follow the best of what the catalog holds; answers how many markets those are."""
         venue = self._adapter.venue
         chosen = await choose_markets(self._catalog.all_markets((MarketState.OPEN,), (venue,)), self._limit)
         await self._adapter.subscribe(chosen)
+        self._on_followed([market.market_id for market in chosen])
         return len(chosen)
 
     async def run(self, run_id: str | None = None) -> bool:

@@ -47,6 +47,7 @@ class Ingest:
     :param grader: None where no signal log is at hand to look signals up in.
     :param controls: what operators ordered; None where there are none to obey.
     :param configure: None where the runner's strategies stay as they are.
+    :param on_new_markets: told the venue of pages that brought something the catalog didn't have.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Ingest:
         grader: Grader | None = None,
         controls: ControlsReader | None = None,
         configure: Configure | None = None,
+        on_new_markets: Callable[[Venue], None] = lambda venue: None,
         batch_ticks: int = 5_000,
         linger_seconds: float = 0.0,
         retry_seconds: float = 0.2,
@@ -82,6 +84,7 @@ class Ingest:
         self._grader = grader
         self._controls = controls
         self._configure = configure
+        self._on_new_markets = on_new_markets
         self._controls_revision: int | None = None
         self._settings: tuple[StrategySetting, ...] = ()
         self._batch_ticks = batch_ticks
@@ -278,11 +281,14 @@ class Ingest:
     async def _store_pages(self, pages: Sequence[CatalogPage]) -> None:
         events = [self._declarations.apply(event) for page in pages for event in page.events]
         markets = [market for page in pages for market in page.markets]
-        await self._catalog.upsert(events, markets, self._clock())
+        change = await self._catalog.upsert(events, markets, self._clock())
         # What the catalog holds now: a page may bring some of an event's markets, or leave a settlement out.
         touched = {event.event_id for event in events} | {m.event_id for m in markets if m.event_id is not None}
         stored = await self._catalog.markets_by_id([market.market_id for market in markets])
         self._runner.offer_catalog(await self._events(sorted(touched)), stored.values())
+        if change.created:
+            for venue in {page.venue for page in pages}:
+                self._on_new_markets(venue)
 
     async def _store_settlements(self, updates: Sequence[SettlementUpdate]) -> None:
         changed = await self._catalog.record_settlements(updates, self._clock())
@@ -325,12 +331,20 @@ class Ingest:
         count = 0
         for start in range(0, len(settled), 200):
             some = settled[start : start + 200]
-            events = await self._keep_trying(partial(self._grader.graded, some, self._clock()))
-            if events:
-                async with self._writing:
+            async with self._writing:  # a grade tells the signal's state, which no batch may change meanwhile
+                events = await self._keep_trying(partial(self._grader.graded, some, self._clock()))
+                if events:
                     await self._append(events)
-                count += len(events)
+            count += len(events)
         return count
+
+    async def prune(self, keep_us: int) -> None:
+        """Forget markets that are over and had no tick for that long, with their checkpoints."""
+        async with self._writing:
+            subjects = self._runner.prune(self._clock() - keep_us)
+            for start in range(0, len(subjects), 1_000):
+                some = subjects[start : start + 1_000]
+                await self._keep_trying(partial(self._store.delete_states, self._lease(), some))
 
     async def _append(self, events: Sequence[SignalEvent]) -> None:
         await self._keep_trying(lambda: self._store.append_events(self._lease(), events))

@@ -63,6 +63,13 @@ class PipelineSettings:
     partitions_seconds: float = 3_600.0
     runs_seconds: float = 0.5
     """How soon a run that somebody asked for begins."""
+    resubscribe_seconds: float = 1.0
+    """How long new markets gather before they are followed, between two passes of discovery."""
+    books_again_seconds: float = 600.0
+    """How often the books of quiet markets are published again; the cache keeps them an hour."""
+    prune_seconds: float = 3_600.0
+    keep_states_days: int = 45
+    """How long checkpoints of a market that is over are kept: as long as its ticks at most."""
     venue_retry_seconds: float = 5.0
     drain_seconds: float = 10.0
 
@@ -120,6 +127,7 @@ class Pipeline:
         self._stopping = asyncio.Event()
         self._lease: Lease | None = None
         self._queue = IngestQueue(self._settings.queue_capacity)
+        self._arrivals = {adapter.venue: asyncio.Event() for adapter in adapters}
 
     @property
     def lease(self) -> Lease | None:
@@ -214,6 +222,7 @@ class Pipeline:
             observer=self._observer,
             clock=self._clock,
             lease=self._held,
+                on_dropped=self._observer.checkpoint_dropped,
             venues=tuple(self._adapters),
             books=publisher,
             grader=None if self._log is None else Grader(self._log, self._catalog),
@@ -224,6 +233,7 @@ class Pipeline:
         )
         try:
             await self._run_tasks(ingest, publisher)
+            on_new_markets=lambda venue: self._arrivals[venue].set(),
         except asyncio.CancelledError:
             await self._give_back()
             raise
@@ -242,6 +252,8 @@ class Pipeline:
                     self._runs, self._store, self._catalog, ingest, self._discoveries, self._observer, self._clock
                 )
                 keeping.append(
+            keep_us = settings.keep_states_days * 86_400 * MICROSECONDS
+            keeping.append(group.create_task(self._beat(settings.prune_seconds, lambda: ingest.prune(keep_us))))
                     group.create_task(self._beat(settings.runs_seconds, lambda: requested.run(tuple(self._adapters))))
                 )
             if publisher is not None:
@@ -251,7 +263,8 @@ class Pipeline:
                     self._free_disk_ppm, ingest, self._observer, minimum_ppm=settings.minimum_free_disk_ppm
                 )
                 keeping.append(group.create_task(self._beat(settings.disk_seconds, guard.look)))
-            feeding = [group.create_task(self._feed(adapter)) for adapter in self._adapters.values()]
+                keeping.append(group.create_task(self._beat(settings.books_again_seconds, publisher.refresh)))
+            feeding = [group.create_task(self._feed(adapter, publisher)) for adapter in self._adapters.values()]
             try:
                 await self._stopping.wait()
             finally:
@@ -315,7 +328,7 @@ class Pipeline:
 
     # --- venues -------------------------------------------------------------------------------------------------
 
-    async def _feed(self, adapter: VenueAdapter) -> None:
+    async def _feed(self, adapter: VenueAdapter, publisher: BookPublisher | None) -> None:
         """Discover and follow one venue; whatever it raises, the other venues go on and it is tried again."""
         while True:
             try:
@@ -333,11 +346,15 @@ class Pipeline:
                     await discovery.subscribe_known()
                     group.create_task(adapter.follow(self._queue))
                     group.create_task(self._discover(discovery))
+                        on_followed=lambda market_ids: (
+                            None if publisher is None else publisher.follow(adapter.venue, market_ids)
+                        ),
             except* Exception as errors:
                 for error in errors.exceptions:
                     self._observer.failed(f"venue {adapter.venue.value}", error)
             now_us = self._clock()
             await self._queue.put(
+                    group.create_task(self._follow_arrivals(adapter.venue, discovery))
                 FeedStatus(adapter.venue, FeedState.DOWN, None, 0, now_us, "the adapter stopped and starts again")
             )
             await asyncio.sleep(self._settings.venue_retry_seconds)
@@ -347,3 +364,12 @@ class Pipeline:
             went_through = await discovery.run()
             seconds = self._settings.discovery_seconds
             await asyncio.sleep(seconds if went_through else min(seconds, 30.0))
+    async def _follow_arrivals(self, venue: Venue, discovery: Discovery) -> None:
+        """Follow what the venue lists between two passes, e.g. the next hour of a series, without waiting for one."""
+        arrived = self._arrivals[venue]
+        while True:
+            await arrived.wait()
+            await asyncio.sleep(self._settings.resubscribe_seconds)
+            arrived.clear()
+            await discovery.subscribe_known()
+

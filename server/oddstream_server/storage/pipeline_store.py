@@ -172,6 +172,17 @@ class PostgresPipelineStore:
         return await self._database.read(work)
 
     async def active_signals(self) -> Sequence[SignalEvent]:
+    async def delete_states(self, lease: Lease, subject_ids: Sequence[str]) -> None:
+        async with self._database.transaction(first=_leader_mark(lease)) as transaction:
+            held = await transaction.driver.fetchval(
+                f"SELECT 1 FROM ingest_lanes WHERE lane = {LIVE} AND epoch = $1 FOR UPDATE", lease.epoch
+            )
+            if held is None:
+                raise Fenced
+            await transaction.driver.execute(
+                "DELETE FROM strategy_states WHERE subject_id = ANY($1::text[])", list(subject_ids)
+            )
+
         return await self._database.read(signal_log.active_events)
 
     # --- what the pipeline tells about itself ---

@@ -102,6 +102,13 @@ class PipelineStore(Protocol):
 
     async def active_signals(self) -> Sequence[SignalEvent]:
         """The last CREATED or REVISED event of every opportunity that is still ACTIVE."""
+    async def delete_states(self, lease: Lease, subject_ids: Sequence[str]) -> None:
+        """Delete every strategy's checkpoints of these subjects.
+
+        :raises Fenced: another holder took over.
+        """
+        ...
+
         ...
 
     async def save_feed_status(self, status: FeedStatus) -> None: ...

@@ -196,7 +196,7 @@ class Memory:
         """What the bytes say; None where an older or newer release wrote them in a way that this one can't read."""
         try:
             return decode(state.opportunities)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             self._on_dropped(state.strategy_id, state.subject_id)
             return None
 

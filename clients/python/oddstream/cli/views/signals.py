@@ -241,11 +241,11 @@ def _computed_again(checked: SignalCheck) -> list[RenderableType]:
     pairs: list[tuple[str, object]] = [
         (term.name, words.decimal(term.value_micros, signed=True)) for term in again.terms
     ]
-    edge_equal = signal.HasField("net_edge_micros") and signal.net_edge_micros == again.net_edge_micros
+    edge_equal = again.net_edge_micros == (signal.net_edge_micros if signal.HasField("net_edge_micros") else None)
     pairs += [
         (
             "net edge",
-            Text(f"{words.decimal(again.net_edge_micros, signed=True)}, stated {edge(signal)}  ").append(
+            Text(f"{words.absent(again.net_edge_micros, signed=True)}, stated {edge(signal)}  ").append(
                 _equal(edge_equal)
             ),
         ),
