@@ -43,6 +43,22 @@ class BothKeys(MemoryKeys):
         await self.stored.touch(key_ids, now_us)
 
 
+class QuietProcess:
+    """A serving process in which all is well."""
+
+    def redis_away(self) -> bool:
+        return False
+
+    def connections(self) -> tuple[int, int]:
+        return 1, 10
+
+    def streams(self) -> tuple[int, int]:
+        return 3, 7
+
+    def held_secrets(self) -> str:
+        return ""
+
+
 @dataclass
 class Administered:
     server: Running
@@ -78,10 +94,8 @@ async def administered(
     database = Database(url, pool_size=8)
     keys = BothKeys(ApiKeyStore(database))
     world = World(keys=keys, settings=ChainSettings(units_per_minute=1_000_000))
-    use_cases = change(
-        administration(database, KEYRING, Registry(), SignalLogStore(database), folder / "audit-anchors.jsonl")
-    )
-    world.admin_service = AdminService(use_cases, now_us)  # type: ignore[abstract]  # the decorator fills it up
+    use_cases = change(administration(database, KEYRING, Registry(), SignalLogStore(database), folder, QuietProcess()))
+    world.admin_service = AdminService(use_cases, now_us)
     world.denials = Denials(AuditLogStore(database), world.limiter)
     async with running(world) as server:
         server.key = world.issue(Role.ADMIN)

@@ -5,9 +5,11 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import structlog
 
+from oddstream_server.app.administration import records_folder, records_of, retention_defaults
 from oddstream_server.app.process import (
     data_folder,
     new_registry,
@@ -17,13 +19,15 @@ from oddstream_server.app.process import (
     operations_socket,
     run_until_stopped,
 )
-from oddstream_server.app.secrets import open_secrets
+from oddstream_server.app.secrets import open_secrets, read_keyring
 from oddstream_server.app.venue_keys import kalshi_credential
+from oddstream_server.application.housekeeping import Housekeeping
 from oddstream_server.application.ports import VenueAdapter
 from oddstream_server.application.venue_credentials import VenueCredential
 from oddstream_server.domain.market import Venue
 from oddstream_server.embedded.layout import free_fraction
 from oddstream_server.lifecycle import Closing, StopSignal
+from oddstream_server.observability.housekeeping_metrics import HousekeepingMetrics
 from oddstream_server.observability.operations import State
 from oddstream_server.observability.pipeline_metrics import PipelineMetrics
 from oddstream_server.pipeline.declarations import Declarations
@@ -31,6 +35,7 @@ from oddstream_server.pipeline.leader import Pipeline, PipelineSettings
 from oddstream_server.settings import Settings
 from oddstream_server.shared_state.books import RedisBookCache
 from oddstream_server.storage.administration.controls import ControlsReader
+from oddstream_server.storage.administration.requests import RequestHousekeeping
 from oddstream_server.storage.administration.runs import PipelineRunStore
 from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
@@ -78,7 +83,8 @@ async def choose_adapters(
         Venue.POLYMARKET: lambda: polymarket(settings),
         Venue.SIMULATED: lambda: SimulatedVenue(
             SimulatedConfig(
-                seed=settings.simulated_seed, events=settings.simulated_events, speed=settings.simulated_speed
+                seed=settings.simulated_seed, events=settings.simulated_events, speed=settings.simulated_speed,
+                underlying_interval_us=1_000_000,
             ),
             now_us,
             not_before_us,
@@ -113,6 +119,7 @@ async def run_pipeline(settings: Settings, process: str, stop: StopSignal) -> No
 
     ticks = TickStore(database)
     signal_log = SignalLogStore(database)
+    keyring = await read_keyring(settings, stores)
     strategies = Registry()
     strategies.load_entry_points()
     declarations = Declarations.read(settings.declarations_file) if settings.declarations_file else Declarations()
@@ -142,14 +149,22 @@ async def run_pipeline(settings: Settings, process: str, stop: StopSignal) -> No
         controls=ControlsReader(database),
         configure=strategies.configured,
         runs=PipelineRunStore(database),
+        report=lambda: told(metrics, adapters),
     )
 
     async def state() -> State:
-        body = metrics.state()
-        breakers = {adapter.venue.value: adapter.breaker_state() for adapter in adapters}
-        for venue, of_venue in body["venues"].items():
-            of_venue["breaker"] = breakers[venue]
-        return {"ready": True, "secrets": stores.state(), **body}
+        return {"ready": True, "secrets": stores.state(), **told(metrics, adapters)}
+
+    records = records_of(database, records_folder(settings), retention_defaults(settings), keyring)
+    housekeeping = Housekeeping(
+        records.audit,
+        records.retention,
+        records.subjects,
+        RequestHousekeeping(database),
+        HousekeepingMetrics(registry),
+        lambda: pipeline.lease is not None,
+        now_us,
+    )
 
     ended = asyncio.Event()
 
@@ -164,10 +179,19 @@ async def run_pipeline(settings: Settings, process: str, stop: StopSignal) -> No
 
     try:
         async with operations_socket(settings, process, registry, state):
-            await run_until_stopped(stop, [("pipeline", run())], drain)
+            await run_until_stopped(stop, [("pipeline", run()), ("housekeeping", housekeeping.run())], drain)
     finally:
         await closing.close()
     log.info("stopped")
+
+
+def told(metrics: PipelineMetrics, adapters: Sequence[VenueAdapter]) -> dict[str, Any]:
+    """How the pipeline does, with its venues' breakers."""
+    body = metrics.state()
+    breakers = {adapter.venue.value: adapter.breaker_state() for adapter in adapters}
+    for venue, of_venue in body["venues"].items():
+        of_venue["breaker"] = breakers[venue]
+    return body
 
 
 async def _last_simulated_us(signal_log: SignalLogStore) -> int | None:

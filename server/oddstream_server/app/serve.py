@@ -13,7 +13,7 @@ from oddstream.v1 import (
     market_service_pb2_grpc,
     signal_service_pb2_grpc,
 )
-from oddstream_server.app.administration import administration, anchors_path
+from oddstream_server.app.administration import ServingProcess, administration, records_folder, retention_defaults
 from oddstream_server.app.backtests import archive_folder
 from oddstream_server.app.process import (
     access_tokens,
@@ -131,8 +131,17 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
         settings.backtests_per_key,
     )
     backtest_service = BacktestService(backtests, run_feed, now_us)
-    admin_service = AdminService(  # type: ignore[abstract]  # as said
-        administration(database, keyring, strategies, signal_log, anchors_path(settings)), now_us
+    admin_service = AdminService(
+        administration(
+            database,
+            keyring,
+            strategies,
+            signal_log,
+            records_folder(settings),
+            ServingProcess(database, shared_state, feeds.signals, secrets),
+            retention_defaults(settings),
+        ),
+        now_us,
     )
 
     in_flight = InFlight()

@@ -11,9 +11,9 @@ On the way out feeding stops first, then the queue is drained, then the lease is
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from oddstream_server.application.ports import (
     BookCache,
@@ -87,6 +87,7 @@ class Pipeline:
     :param controls: halts and settings of strategies; None where there are none to obey.
     :param configure: from settings to the strategies that run; None where they stay as they are.
     :param runs: runs that operators ask for; None where nobody can.
+    :param report: how this process does, told at each renewal of its lease.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Pipeline:
         controls: ControlsReader | None = None,
         configure: Configure | None = None,
         runs: PipelineRunStore | None = None,
+        report: Callable[[], Mapping[str, Any] | None] = lambda: None,
     ) -> None:
         self._holder = holder
         self._store = store
@@ -123,11 +125,12 @@ class Pipeline:
         self._controls = controls
         self._configure = configure
         self._runs = runs
+        self._report = report
         self._discoveries: dict[Venue, Discovery] = {}
+        self._arrivals = {adapter.venue: asyncio.Event() for adapter in adapters}
         self._stopping = asyncio.Event()
         self._lease: Lease | None = None
         self._queue = IngestQueue(self._settings.queue_capacity)
-        self._arrivals = {adapter.venue: asyncio.Event() for adapter in adapters}
 
     @property
     def lease(self) -> Lease | None:
@@ -179,7 +182,9 @@ class Pipeline:
             asked = loop.time()
             try:
                 async with asyncio.timeout_at(good_until):
-                    self._lease = await self._store.renew_lease(self._held(), int(ttl_seconds * MICROSECONDS))
+                    self._lease = await self._store.renew_lease(
+                        self._held(), int(ttl_seconds * MICROSECONDS), self._report()
+                    )
                 good_until = asked + ttl_seconds
             except (Unavailable, Aborted):
                 self._observer.store_retried()
@@ -217,23 +222,23 @@ class Pipeline:
             runner=StrategyRunner(
                 self._strategies,
                 on_failure=lambda strategy, subject, error: self._observer.failed(f"{strategy} on {subject}", error),
+                on_dropped=self._observer.checkpoint_dropped,
             ),
             declarations=self._declarations,
             observer=self._observer,
             clock=self._clock,
             lease=self._held,
-                on_dropped=self._observer.checkpoint_dropped,
             venues=tuple(self._adapters),
             books=publisher,
             grader=None if self._log is None else Grader(self._log, self._catalog),
             controls=self._controls,
             configure=self._configure,
+            on_new_markets=lambda venue: self._arrivals[venue].set(),
             batch_ticks=settings.batch_ticks,
             linger_seconds=settings.linger_seconds,
         )
         try:
             await self._run_tasks(ingest, publisher)
-            on_new_markets=lambda venue: self._arrivals[venue].set(),
         except asyncio.CancelledError:
             await self._give_back()
             raise
@@ -247,23 +252,23 @@ class Pipeline:
             keeping.append(group.create_task(ingest.run()))
             keeping.append(group.create_task(self._beat(settings.sweep_seconds, ingest.sweep)))
             keeping.append(group.create_task(self._beat(settings.partitions_seconds, self._prepare_partitions)))
+            keep_us = settings.keep_states_days * 86_400 * MICROSECONDS
+            keeping.append(group.create_task(self._beat(settings.prune_seconds, lambda: ingest.prune(keep_us))))
             if self._runs is not None:
                 requested = RequestedRuns(
                     self._runs, self._store, self._catalog, ingest, self._discoveries, self._observer, self._clock
                 )
                 keeping.append(
-            keep_us = settings.keep_states_days * 86_400 * MICROSECONDS
-            keeping.append(group.create_task(self._beat(settings.prune_seconds, lambda: ingest.prune(keep_us))))
                     group.create_task(self._beat(settings.runs_seconds, lambda: requested.run(tuple(self._adapters))))
                 )
             if publisher is not None:
                 keeping.append(group.create_task(self._beat(settings.books_seconds, publisher.publish)))
+                keeping.append(group.create_task(self._beat(settings.books_again_seconds, publisher.refresh)))
             if self._free_disk_ppm is not None:
                 guard = DiskGuard(
                     self._free_disk_ppm, ingest, self._observer, minimum_ppm=settings.minimum_free_disk_ppm
                 )
                 keeping.append(group.create_task(self._beat(settings.disk_seconds, guard.look)))
-                keeping.append(group.create_task(self._beat(settings.books_again_seconds, publisher.refresh)))
             feeding = [group.create_task(self._feed(adapter, publisher)) for adapter in self._adapters.values()]
             try:
                 await self._stopping.wait()
@@ -341,29 +346,24 @@ class Pipeline:
                         observer=self._observer,
                         clock=self._clock,
                         markets_limit=self._settings.markets_per_venue,
+                        on_followed=lambda market_ids: (
+                            None if publisher is None else publisher.follow(adapter.venue, market_ids)
+                        ),
                     )
                     self._discoveries[adapter.venue] = discovery
                     await discovery.subscribe_known()
                     group.create_task(adapter.follow(self._queue))
                     group.create_task(self._discover(discovery))
-                        on_followed=lambda market_ids: (
-                            None if publisher is None else publisher.follow(adapter.venue, market_ids)
-                        ),
+                    group.create_task(self._follow_arrivals(adapter.venue, discovery))
             except* Exception as errors:
                 for error in errors.exceptions:
                     self._observer.failed(f"venue {adapter.venue.value}", error)
             now_us = self._clock()
             await self._queue.put(
-                    group.create_task(self._follow_arrivals(adapter.venue, discovery))
                 FeedStatus(adapter.venue, FeedState.DOWN, None, 0, now_us, "the adapter stopped and starts again")
             )
             await asyncio.sleep(self._settings.venue_retry_seconds)
 
-    async def _discover(self, discovery: Discovery) -> None:
-        while True:
-            went_through = await discovery.run()
-            seconds = self._settings.discovery_seconds
-            await asyncio.sleep(seconds if went_through else min(seconds, 30.0))
     async def _follow_arrivals(self, venue: Venue, discovery: Discovery) -> None:
         """Follow what the venue lists between two passes, e.g. the next hour of a series, without waiting for one."""
         arrived = self._arrivals[venue]
@@ -373,3 +373,8 @@ class Pipeline:
             arrived.clear()
             await discovery.subscribe_known()
 
+    async def _discover(self, discovery: Discovery) -> None:
+        while True:
+            went_through = await discovery.run()
+            seconds = self._settings.discovery_seconds
+            await asyncio.sleep(seconds if went_through else min(seconds, 30.0))

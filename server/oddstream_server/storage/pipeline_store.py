@@ -81,13 +81,14 @@ class PostgresPipelineStore:
         await signal_log.SignalLogStore(self._database).mint_data_set_id()
         return Lease(row["epoch"], row["holder"], row["expire_time"])
 
-    async def renew_lease(self, lease: Lease, ttl_us: int) -> Lease:
+    async def renew_lease(self, lease: Lease, ttl_us: int, report: Mapping[str, Any] | None = None) -> Lease:
         async with self._database.transaction() as transaction:
             expire_time_us = await transaction.driver.fetchval(
-                "UPDATE leases SET expire_time = clock_timestamp() + $2 * interval '1 microsecond' "
-                "WHERE name = 'pipeline' AND epoch = $1 RETURNING expire_time",
+                "UPDATE leases SET expire_time = clock_timestamp() + $2 * interval '1 microsecond', "
+                "report = coalesce($3::jsonb, report) WHERE name = 'pipeline' AND epoch = $1 RETURNING expire_time",
                 lease.epoch,
                 ttl_us,
+                None if report is None else signal_log.document(report),
             )
         if expire_time_us is None:
             raise Fenced
@@ -171,7 +172,6 @@ class PostgresPipelineStore:
 
         return await self._database.read(work)
 
-    async def active_signals(self) -> Sequence[SignalEvent]:
     async def delete_states(self, lease: Lease, subject_ids: Sequence[str]) -> None:
         async with self._database.transaction(first=_leader_mark(lease)) as transaction:
             held = await transaction.driver.fetchval(
@@ -183,6 +183,7 @@ class PostgresPipelineStore:
                 "DELETE FROM strategy_states WHERE subject_id = ANY($1::text[])", list(subject_ids)
             )
 
+    async def active_signals(self) -> Sequence[SignalEvent]:
         return await self._database.read(signal_log.active_events)
 
     # --- what the pipeline tells about itself ---

@@ -348,22 +348,12 @@ class SignalLogStore:
             # A reader in a dropped partition is waited for, but not at the price of everybody behind this lock.
             await driver.execute("SET LOCAL lock_timeout = '2s'")
             head = await driver.fetchrow("SELECT sequence, oldest_sequence FROM signal_log_head FOR UPDATE")
-            partitions = await driver.fetch(
-                "SELECT c.relname AS name, substring(c.relname FROM '[0-9]+$')::bigint AS first_sequence "
-                "FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid "
-                "WHERE i.inhparent = 'signal_events'::regclass ORDER BY 2"
-            )
             dropped: list[str] = []
             oldest = head["oldest_sequence"]
-            for partition, following in pairwise(partitions):
-                if following["first_sequence"] > head["sequence"] + 1:
-                    break  # it still takes new events
-                newest = await driver.fetchval(f"SELECT max(create_time) FROM {partition['name']}")
-                if newest is not None and newest >= before_us:
-                    break
-                await driver.execute(f"DROP TABLE {partition['name']}")
-                dropped.append(partition["name"])
-                oldest = following["first_sequence"]
+            for name, first_kept in await _trimmable(driver, head["sequence"], before_us):
+                await driver.execute(f"DROP TABLE {name}")
+                dropped.append(name)
+                oldest = first_kept
             await driver.execute("UPDATE signal_log_head SET oldest_sequence = $1", oldest)
             forgotten = 0
             if forget_ids:
@@ -371,8 +361,35 @@ class SignalLogStore:
                 forgotten = int(tag.rsplit(" ", 1)[1])
         return TrimResult(oldest, tuple(dropped), forgotten)
 
+    async def trimmable(self, before_us: int) -> list[str]:
+        """The partitions that :meth:`trim` would drop."""
+
+        async def work(transaction: Transaction) -> list[str]:
+            head = await transaction.driver.fetchval("SELECT sequence FROM signal_log_head")
+            return [name for name, _ in await _trimmable(transaction.driver, head, before_us)]
+
+        return await self._database.read(work)
+
     def wake_ups(self, on_wake: Callable[[str], None]) -> WakeUpsPort:
         return WakeUps(self._database.connector, on_wake)
+
+
+async def _trimmable(driver: "asyncpg.Connection[Any]", head_sequence: int, before_us: int) -> list[tuple[str, int]]:
+    """Partitions whose every event is older than an instant, each with the sequence that follows it."""
+    partitions = await driver.fetch(
+        "SELECT c.relname AS name, substring(c.relname FROM '[0-9]+$')::bigint AS first_sequence "
+        "FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid "
+        "WHERE i.inhparent = 'signal_events'::regclass ORDER BY 2"
+    )
+    found = []
+    for partition, following in pairwise(partitions):
+        if following["first_sequence"] > head_sequence + 1:
+            break  # it still takes new events
+        newest = await driver.fetchval(f"SELECT max(create_time) FROM {partition['name']}")
+        if newest is not None and newest >= before_us:
+            break
+        found.append((str(partition["name"]), int(following["first_sequence"])))
+    return found
 
 
 async def active_events(transaction: Transaction) -> Sequence[SignalEvent]:

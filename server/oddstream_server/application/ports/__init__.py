@@ -64,6 +64,7 @@ from oddstream_server.application.ports.signal_log import (
     WakeUps,
 )
 from oddstream_server.application.ports.strategies import StrategyCatalog, StrategyRules
+from oddstream_server.application.ports.system import OwnProcess, SystemRecords
 from oddstream_server.application.ports.ticks import TickReader, TimeRange
 from oddstream_server.application.ports.venues import (
     CatalogPage,
@@ -115,6 +116,7 @@ __all__ = [
     "LogBounds",
     "MarketFilter",
     "MarketLinkFilter",
+    "OwnProcess",
     "Page",
     "PipelineRunFilter",
     "PipelineRunRecords",
@@ -140,6 +142,7 @@ __all__ = [
     "StrategyState",
     "SubjectHoldings",
     "SubjectRecords",
+    "SystemRecords",
     "TickReader",
     "TimeRange",
     "VenueAdapter",

@@ -8,6 +8,7 @@ from typing import Protocol
 from oddstream_server.application.ports.audit import AuditAppender
 from oddstream_server.application.ports.keys import StoredKey
 from oddstream_server.application.ports.pages import Key, Page
+from oddstream_server.application.ports.privacy import RetentionRules
 from oddstream_server.domain.api_key import ApiKey, ApiKeyState
 from oddstream_server.domain.halt import Halt, HaltScope
 from oddstream_server.domain.market import Venue
@@ -184,6 +185,9 @@ class Change(Protocol):
 
     @property
     def runs(self) -> PipelineRunRecords: ...
+
+    @property
+    def retention(self) -> RetentionRules: ...
 
 
 class Changes(Protocol):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from oddstream_server.application.ports.venues import QuarantinedRow
 from oddstream_server.domain.market import (
@@ -67,8 +67,10 @@ class PipelineStore(Protocol):
         """Take the leadership if it is free or run out, with a new epoch; None while another holds it."""
         ...
 
-    async def renew_lease(self, lease: Lease, ttl_us: int) -> Lease:
-        """:raises Fenced: another holder took over."""
+    async def renew_lease(self, lease: Lease, ttl_us: int, report: Mapping[str, Any] | None = None) -> Lease:
+        """:param report: how the leader does, in its own words, for those who ask.
+        :raises Fenced: another holder took over.
+        """
         ...
 
     async def release_lease(self, lease: Lease) -> None: ...
@@ -100,8 +102,6 @@ class PipelineStore(Protocol):
 
     async def load_states(self, strategy_ids: Sequence[str]) -> Sequence[StrategyState]: ...
 
-    async def active_signals(self) -> Sequence[SignalEvent]:
-        """The last CREATED or REVISED event of every opportunity that is still ACTIVE."""
     async def delete_states(self, lease: Lease, subject_ids: Sequence[str]) -> None:
         """Delete every strategy's checkpoints of these subjects.
 
@@ -109,6 +109,8 @@ class PipelineStore(Protocol):
         """
         ...
 
+    async def active_signals(self) -> Sequence[SignalEvent]:
+        """The last CREATED or REVISED event of every opportunity that is still ACTIVE."""
         ...
 
     async def save_feed_status(self, status: FeedStatus) -> None: ...

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from oddstream_server.application.etags import etag_of, require_etag
 from oddstream_server.application.mutations import Mutation
-from oddstream_server.application.ports import AuditLog, Clock, RetentionRules, RetentionStore, StoredRules
+from oddstream_server.application.ports import AuditLog, Clock, RetentionStore, StoredRules
 from oddstream_server.domain.audit import SYSTEM, AuditOutcome, AuditRecord
 from oddstream_server.domain.retention import RetentionPolicy, RetentionRule, RetentionSubject
 
@@ -39,11 +39,11 @@ class Retention:
     async def update(
         self,
         mutation: Mutation,
-        records: RetentionRules,
         rules: Mapping[RetentionSubject, RetentionRule],
         etag: str,
     ) -> RetentionPolicy:
         """:param rules: of the kinds to change; takes effect at the next run."""
+        records = mutation.change.retention
         await mutation.change.audit.lock()  # changes of the policy follow each other
         before = self._policy(await records.stored())
         require_etag(etag, policy_etag(before))

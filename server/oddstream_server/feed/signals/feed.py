@@ -128,6 +128,10 @@ class SignalFeed:
         self._groups.leave(group, subscription)
         self._subscriptions.pop(subscription, None)
 
+    def streams(self) -> tuple[int, int]:
+        """How many subscribers there are, and how many events the slowest is behind."""
+        return len(self._subscriptions), max((s.behind for s in self._subscriptions), default=0)
+
     def count_behind(self, change: int) -> None:
         self._behind += change
         self.observer.subscribers_behind(self._behind)

@@ -114,6 +114,14 @@ class SignalSubscription(OpenStream):
         self._group = self._feed.join(self._compiled, self)
 
     @property
+    def behind(self) -> int:
+        """Events of the log that it still has to look at while one that matches waits; 0 where none does."""
+        group, cursor, head = self._group, self._scanned, self._feed.ring.head
+        if group is None or cursor >= head:
+            return 0
+        return head - cursor if cursor < group.floor or group.pending(cursor) else 0
+
+    @property
     def cursor(self) -> int:
         """Everything that matches up to here was handed to the handler."""
         return self._cursor

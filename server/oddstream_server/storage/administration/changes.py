@@ -8,6 +8,7 @@ from oddstream_server.storage.administration.audit_log import AuditAppender
 from oddstream_server.storage.administration.controls import SignalControls
 from oddstream_server.storage.administration.key_records import KeyRecords, SubjectRecords
 from oddstream_server.storage.administration.requests import AnsweredRequests
+from oddstream_server.storage.administration.retention import RetentionRules
 from oddstream_server.storage.administration.runs import PipelineRunRecords
 from oddstream_server.storage.database import Database, Transaction
 
@@ -22,6 +23,7 @@ class PostgresChange:
         self.subjects = SubjectRecords(transaction)
         self.controls = SignalControls(transaction)
         self.runs = PipelineRunRecords(transaction)
+        self.retention = RetentionRules(transaction)
 
 
 class PostgresChanges:

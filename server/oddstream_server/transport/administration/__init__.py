@@ -6,4 +6,5 @@ api_keys.py   keys and their scopes
 audit.py      rows of the audit log
 controls.py   halts, runs of the pipeline, settings of strategies
 privacy.py    retention and what is held about a person
+system_status.py  how the service does
 """

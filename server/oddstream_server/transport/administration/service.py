@@ -13,13 +13,16 @@ from oddstream_server.application.keys.administration import ApiKeys
 from oddstream_server.application.mutations import Mutation, Mutations
 from oddstream_server.application.pipeline_runs import PipelineRuns
 from oddstream_server.application.ports import Clock, StrategyRules
+from oddstream_server.application.privacy.retention import Retention
+from oddstream_server.application.privacy.subjects import Subjects
 from oddstream_server.application.strategy_settings import update_strategy
-from oddstream_server.transport.administration import api_keys, audit, controls
-from oddstream_server.transport.administration.answers import Answers
+from oddstream_server.application.system_status import SystemStatuses
+from oddstream_server.transport.administration import api_keys, audit, controls, privacy
+from oddstream_server.transport.administration.answers import Answers, digest_of
+from oddstream_server.transport.administration.system_status import system_status_message
 from oddstream_server.transport.converters.strategies import strategy_message
-from oddstream_server.transport.converters.values import word
+from oddstream_server.transport.converters.values import chosen, stamp, word
 from oddstream_server.transport.tokens import next_page_token, page_request
-from oddstream_server.transport.unimplemented import refuse_the_rest
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -33,15 +36,20 @@ class Administration:
     audit: Audit
     runs: PipelineRuns
     strategies: StrategyRules
+    retention: Retention
+    subjects: Subjects
+    status: SystemStatuses
 
 
-@refuse_the_rest
 class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     def __init__(self, administration: Administration, now: Clock) -> None:
         self._keys = administration.api_keys
         self._audit = administration.audit
         self._runs = administration.runs
         self._strategies = administration.strategies
+        self._retention = administration.retention
+        self._subjects = administration.subjects
+        self._status = administration.status
         self._answers = Answers(administration.mutations)
         self._now = now
 
@@ -152,3 +160,51 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     async def VerifyAuditLog(self, request: pb.VerifyAuditLogRequest, context: Context) -> pb.VerifyAuditLogResponse:
         found = await self._audit.verify(request.start_sequence, request.end_sequence)
         return audit.verification_message(found)
+
+    # --- privacy --------------------------------------------------------------------------------------------------
+
+    async def GetRetentionPolicy(
+        self, request: pb.GetRetentionPolicyRequest, context: Context
+    ) -> pb.GetRetentionPolicyResponse:
+        return pb.GetRetentionPolicyResponse(retention_policy=privacy.policy_message(await self._retention.policy()))
+
+    async def UpdateRetentionPolicy(
+        self, request: pb.UpdateRetentionPolicyRequest, context: Context
+    ) -> pb.UpdateRetentionPolicyResponse:
+        async def work(mutation: Mutation) -> pb.UpdateRetentionPolicyResponse:
+            rules = privacy.rules_of(request.retention_policy)
+            policy = await self._retention.update(mutation, rules, request.etag)
+            return pb.UpdateRetentionPolicyResponse(retention_policy=privacy.policy_message(policy))
+
+        return await self._answers.once(request, pb.UpdateRetentionPolicyResponse, work)
+
+    async def RunRetention(self, request: pb.RunRetentionRequest, context: Context) -> pb.RunRetentionResponse:
+        async def work(mutation: Mutation) -> pb.RunRetentionResponse:
+            subjects = chosen(privacy.SUBJECTS, request.subjects, "subjects")
+            outcomes = await self._retention.run_on_request(mutation, subjects, dry_run=request.dry_run)
+            return pb.RunRetentionResponse(outcomes=map(privacy.outcome_message, outcomes), dry_run=request.dry_run)
+
+        return await self._answers.once(request, pb.RunRetentionResponse, work)
+
+    async def ExportSubjectData(
+        self, request: pb.ExportSubjectDataRequest, context: Context
+    ) -> pb.ExportSubjectDataResponse:
+        data = await self._subjects.export(privacy.identity_of(request.subject), digest_of(request))
+        return privacy.subject_data_message(data)
+
+    async def EraseSubjectData(
+        self, request: pb.EraseSubjectDataRequest, context: Context
+    ) -> pb.EraseSubjectDataResponse:
+        async def work(mutation: Mutation) -> pb.EraseSubjectDataResponse:
+            identity, note = privacy.identity_of(request.subject), word(request.note, "note")
+            done = await self._subjects.erase(mutation, identity, note)
+            return pb.EraseSubjectDataResponse(
+                erased_key_count=done.keys, pseudonym=done.pseudonym, erase_time=stamp(done.time_us)
+            )
+
+        return await self._answers.once(request, pb.EraseSubjectDataResponse, work)
+
+    # --- the service itself ---------------------------------------------------------------------------------------
+
+    async def GetSystemStatus(self, request: pb.GetSystemStatusRequest, context: Context) -> pb.GetSystemStatusResponse:
+        return pb.GetSystemStatusResponse(status=system_status_message(await self._status.status()))

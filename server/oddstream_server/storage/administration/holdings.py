@@ -1,0 +1,105 @@
+"""What is held about people besides their keys, and the end of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from oddstream_server.application.ports import Erasure, Holdings
+from oddstream_server.domain.execution import Execution, Fill, FillLiquidity
+from oddstream_server.domain.market import Venue
+from oddstream_server.domain.signal import Action
+from oddstream_server.storage.administration.anchors import append_line, read_lines
+from oddstream_server.storage.database import Database, Transaction
+from oddstream_server.storage.wake_ups import CHANNEL
+
+
+class SubjectHoldings:
+    """Fulfils :class:`~oddstream_server.application.ports.SubjectHoldings`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of_owners(self, owners: Sequence[str], limit: int) -> Holdings:
+        async def work(transaction: Transaction) -> Holdings:
+            driver, names = transaction.driver, list(owners)
+            count = await driver.fetchval("SELECT count(*) FROM executions WHERE owner = ANY($1::text[])", names)
+            executions = await driver.fetch(
+                "SELECT * FROM executions WHERE owner = ANY($1::text[]) "
+                "ORDER BY create_time DESC, execution_id DESC LIMIT $2",
+                names,
+                limit,
+            )
+            runs = await driver.fetch(
+                "SELECT run_id FROM backtest_runs WHERE owner = ANY($1::text[]) ORDER BY create_number", names
+            )
+            return Holdings(tuple(execution_of(row) for row in executions), count, tuple(row[0] for row in runs))
+
+        return await self._database.read(work, snapshot=True)
+
+
+def execution_of(row: Any) -> Execution:
+    return Execution(
+        execution_id=row["execution_id"],
+        fill=Fill(
+            venue=Venue(row["venue"]),
+            venue_fill_id=row["venue_fill_id"],
+            market_id=row["market_id"],
+            outcome_index=row["outcome_index"],
+            action=Action(row["action"]),
+            price_micros=row["price_micros"],
+            size_micros=row["size_micros"],
+            fee_micros=row["fee_micros"],
+            liquidity=FillLiquidity(row["liquidity"]),
+            venue_time_us=row["venue_time"],
+            signal_id=row["signal_id"],
+            leg_number=row["leg_number"],
+            venue_order_id=row["venue_order_id"],
+            client_order_id=row["client_order_id"],
+        ),
+        owner=row["owner"],
+        create_time_us=row["create_time"],
+        slippage_micros=row["slippage_micros"],
+    )
+
+
+class ErasureStore:
+    """Fulfils :class:`~oddstream_server.application.ports.ErasureStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def apply(self, erasures: Sequence[Erasure], now_us: int) -> int:
+        subject_ids = [erasure.subject_id for erasure in erasures]
+        key_ids = [key_id for erasure in erasures for key_id in erasure.key_ids]
+        async with self._database.transaction() as transaction:
+            driver = transaction.driver
+            back = await driver.fetch("DELETE FROM subjects WHERE subject_id = ANY($1) RETURNING 1", subject_ids)
+            await driver.execute("DELETE FROM idempotency_requests WHERE subject_id = ANY($1)", subject_ids)
+            await driver.execute(
+                "UPDATE api_keys SET revoke_time = coalesce(revoke_time, $2), owner = 'erased', "
+                "revision = revision + 1 WHERE key_id = ANY($1) AND (revoke_time IS NULL OR owner <> 'erased')",
+                key_ids,
+                now_us,
+            )
+            await driver.executemany(
+                "INSERT INTO erasures (subject_id, key_ids, erase_time) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                [(erasure.subject_id, list(erasure.key_ids), erasure.time_us) for erasure in erasures],
+            )
+            await driver.execute("SELECT pg_notify($1, 'keys')", CHANNEL)
+        return len(back)
+
+
+class JsonLinesErasures:
+    """Fulfils :class:`~oddstream_server.application.ports.ErasureFile`: pseudonyms alone, a JSON line each."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> Sequence[Erasure]:
+        return [Erasure(line["subject_id"], tuple(line["key_ids"]), line["time_us"]) for line in read_lines(self._path)]
+
+    def append(self, erasure: Erasure) -> None:
+        append_line(
+            self._path,
+            {"subject_id": erasure.subject_id, "key_ids": list(erasure.key_ids), "time_us": erasure.time_us},
+        )
