@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 SAMPLE_SECONDS: Final = 0.1
-LOOK_SECONDS: Final = 0.5
+LOOK_SECONDS: Final = 0.25
 """How often the run's row is looked at; well within the 2 s in which a cancelled child is gone."""
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -54,7 +54,7 @@ async def run_child(
 ) -> Ending:
     """Run ``oddstream-server`` with some arguments until it ends or has to be ended; cancelled, it kills the child.
 
-    :param still_wanted: asked twice a second; an error of it counts as yes.
+    :param still_wanted: asked four times a second; an error of it counts as yes.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -148,6 +148,16 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """UNIMPLEMENTED: the method is part of the contract, and this version of the server doesn't serve it yet."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 132
     """INTERNAL: this service has a fault. RequestInfo carries the reference to tell the operator."""
+    ERROR_REASON_STRATEGY_FAILED: _ErrorReason.ValueType  # 140
+    """This is never a call's status: it stands in a backtest or sweep that failed because a strategy's step raised an
+    error.
+    """
+    ERROR_REASON_BACKTEST_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 141
+    """This is never a call's status: it stands in a backtest or sweep that took more memory, processor time or time than a
+    job may take.
+    """
+    ERROR_REASON_BACKTEST_WORKER_LOST: _ErrorReason.ValueType  # 142
+    """This is never a call's status: it stands in a backtest or sweep that lost its worker more often than it may."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason names every error that this API answers with. A status carries google.rpc.ErrorInfo whose domain is
@@ -281,3 +291,13 @@ ERROR_REASON_METHOD_UNIMPLEMENTED: ErrorReason.ValueType  # 131
 """UNIMPLEMENTED: the method is part of the contract, and this version of the server doesn't serve it yet."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 132
 """INTERNAL: this service has a fault. RequestInfo carries the reference to tell the operator."""
+ERROR_REASON_STRATEGY_FAILED: ErrorReason.ValueType  # 140
+"""This is never a call's status: it stands in a backtest or sweep that failed because a strategy's step raised an
+error.
+"""
+ERROR_REASON_BACKTEST_LIMIT_EXCEEDED: ErrorReason.ValueType  # 141
+"""This is never a call's status: it stands in a backtest or sweep that took more memory, processor time or time than a
+job may take.
+"""
+ERROR_REASON_BACKTEST_WORKER_LOST: ErrorReason.ValueType  # 142
+"""This is never a call's status: it stands in a backtest or sweep that lost its worker more often than it may."""

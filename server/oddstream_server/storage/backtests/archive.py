@@ -129,30 +129,31 @@ class Archive:
         async with self._database.reading(snapshot=True) as transaction:
             stored = await _stored_counts(transaction.driver, 0, end_us)
             known = {(d.venue, d.day): d for d in await archived_days(transaction.driver, 0, end_us)}
-        due = []
-        for key, counts in stored.items():
-            entry = known.get(key)
-            if entry is None or await self._has_other_rows(entry, counts):
-                due.append(key)
+            due = []
+            for key, counts in stored.items():
+                entry = known.get(key)
+                if entry is None or await self._has_other_rows(transaction.driver, entry, counts):
+                    due.append(key)
         return sorted(due)
 
-    async def _has_other_rows(self, entry: ArchivedDay, counts: tuple[int, int]) -> bool:
+    async def _has_other_rows(
+        self, driver: "asyncpg.Connection[Any]", entry: ArchivedDay, counts: tuple[int, int]
+    ) -> bool:
         """True where PostgreSQL has rows of a day that its files lack."""
         if entry.dropped:
-            return await self._has_late_rows(entry)
+            return await self._has_late_rows(driver, entry)
         return counts != (entry.quote_count, entry.trade_count)
 
-    async def _has_late_rows(self, entry: ArchivedDay) -> bool:
+    async def _has_late_rows(self, driver: "asyncpg.Connection[Any]", entry: ArchivedDay) -> bool:
         begin = _begin_us(entry.day)
         for table in _TABLES:
-            async with self._database.reading() as transaction:
-                rows = await transaction.driver.fetch(
-                    f"SELECT ingest_sequence FROM {table} JOIN tick_sources USING (source_id) "
-                    f"WHERE receive_time >= $1 AND receive_time < $2 AND venue = $3",
-                    begin,
-                    begin + DAY_US,
-                    entry.venue,
-                )
+            rows = await driver.fetch(
+                f"SELECT ingest_sequence FROM {table} JOIN tick_sources USING (source_id) "
+                f"WHERE receive_time >= $1 AND receive_time < $2 AND venue = $3",
+                begin,
+                begin + DAY_US,
+                entry.venue,
+            )
             file = entry.file(table)
             if rows and file is None:
                 return True
@@ -295,7 +296,7 @@ class Archive:
             known = {(d.venue, d.day): d for d in await archived_days(driver, 0, kept)}
             for (venue, day), counts in (await _stored_counts(driver, 0, kept)).items():
                 entry = known.get((venue, day))
-                if entry is None or await self._has_other_rows(entry, counts):
+                if entry is None or await self._has_other_rows(driver, entry, counts):
                     raise NotArchived(f"{venue} {day.isoformat()} isn't archived as it is now; archive first")
             await driver.execute(
                 "UPDATE archive_days SET dropped = true WHERE day < $1",
