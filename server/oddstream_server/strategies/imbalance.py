@@ -10,6 +10,8 @@ flow = sum of e over the last ten seconds, in buckets of a second; depth = mean 
 minute, in buckets of a second; ratio = flow / depth. An opportunity opens where |ratio| >= ratio_enter while the spread
 is at most maximum_spread, and stays open while |ratio| >= ratio_exit. UP where the flow is positive. Strength =
 clip((|ratio| - ratio_enter) / (ratio_full - ratio_enter)). It expires in seconds. No net edge.
+It speaks so often that it is off until an operator switches it on.
+It speaks so often that it is off until an operator switches it on.
 
 Computed again from the evidence: ratio = |flow| / depth in millionths, rounded down; strength as above.
 
@@ -194,4 +196,5 @@ IMBALANCE: Final = StrategyKind(
     ),
     step=step,
     has_net_edge=False,
+    enabled_by_default=False,
 )

@@ -154,7 +154,7 @@ class StrategyKind:
     :param warm_up_us: how much data it needs before its first signal.
     :param edge_kind: publish only where the edge after fees is positive.
     :param has_net_edge: False for a kind that says where a price goes and not what that is worth.
-    :param enabled_by_default: False where it can say nothing before something was fitted for it.
+    :param enabled_by_default: False where it says nothing before something was fitted for it, or more than most want.
     :param grouping: what a group's step sees together.
     :param recompute: net edge and strength from a signal's evidence alone, by the formula in ``description``.
     """

@@ -37,6 +37,7 @@ class SimulatedVenue:
         self._feed: Feed | None = None
         self._origin_us = 0
         self._present_us = 0
+        self._next_prices_us = 0
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -69,6 +70,10 @@ class SimulatedVenue:
                 due_us = min(due_us, end_us)
             for item in feed.advance(max(due_us, now_us)):
                 await sink.put(item)
+            if config.underlying_interval_us is not None and feed.world.now_us >= self._next_prices_us:
+                self._next_prices_us = feed.world.now_us + config.underlying_interval_us
+                for price in () if feed.recovering else feed.prices():
+                    await sink.put(price)
             await self._rest(feed, end_us)
 
     def order_book(self, market_id: str) -> OrderBook | None:

@@ -63,6 +63,8 @@ class SimulatedConfig:
     """From the final settlement to its amendment."""
     feed_latency_us: int = 2_000
     """From venue time to receive time."""
+    underlying_interval_us: int | None = None
+    """How often the prices that coin series are about are told; None means never."""
 
     def __post_init__(self) -> None:
         whole = {f.name for f in fields(self)} - {"speed", "kinds"}
@@ -102,4 +104,5 @@ _BOUNDS: tuple[tuple[str, int, int], ...] = (
     ("settlement_delay_us", 0, DAY_US),
     ("amendment_delay_us", 1, DAY_US),
     ("feed_latency_us", 0, 10_000_000),
+    ("underlying_interval_us", 100_000, DAY_US),
 )

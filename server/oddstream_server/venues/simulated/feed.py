@@ -81,6 +81,16 @@ class Feed:
             elif not self.recovering:
                 self._at_once.extend(self._snapshot(market_id, now_us))
 
+    def prices(self) -> list[Quote]:
+        """What coin series are about, as it stands now: quotes whose bid and ask are the price."""
+        now_us, found = self.world.now_us, list[Quote]()
+        for instrument_id, price in self.world.prices():
+            top = BookLevel(price, 0)
+            found.append(
+                replace(self._quote(instrument_id, now_us, top, top), bid_size_micros=None, ask_size_micros=None)
+            )
+        return found
+
     def pages(self) -> list[CatalogPage]:
         """The catalogue as discovery pages."""
         entries = list(self.world.catalog())

@@ -6,7 +6,7 @@ and its result can be computed from the seed, the series' number and k alone.
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument
 from oddstream_server.domain.fees import FeeFormula, FeeSchedule
@@ -20,6 +20,7 @@ from oddstream_server.domain.market import (
     Strike,
     Venue,
     market_id,
+    underlying_id,
 )
 from oddstream_server.domain.money import MICROS
 from oddstream_server.venues.simulated.config import SimulatedConfig
@@ -227,6 +228,12 @@ class Listing:
     """Where the underlying ends."""
     void: bool
     amended: bool
+    price: tuple[int, int] | None = None
+    """(price at the start, one standard deviation) of the underlying in micros; None where it has no price."""
+
+    def price_micros(self, level: int) -> int | None:
+        """The underlying's price at a level of its path."""
+        return None if self.price is None else self.price[0] + level * self.price[1] // UNIT
 
     def payouts(self, end: int) -> tuple[bool, ...]:
         """Which legs' outcome 0 wins where the underlying ends at ``end``."""
@@ -266,11 +273,13 @@ def listing(config: SimulatedConfig, series: Series, number: int) -> tuple[Listi
     key = (config.seed, series.series_id, number)
     draws = Draws(*key, "event")
     legs = kind.legs(draws)
+    priced = any(leg.strike is not None for leg in legs)
     void, amended = draws.chance(config.voids_ppm), draws.chance(config.amendments_ppm)
     open_us = series.open_us(number)
     close_us = open_us + kind.period_us
     native = f"{series.series_id}-{number}"
     event_id = market_id(Venue.SIMULATED, native)
+    about = underlying_id(Venue.SIMULATED, native)
     settle_us = close_us + config.determination_delay_us + config.settlement_delay_us
     markets = tuple(
         Market(
@@ -293,7 +302,7 @@ def listing(config: SimulatedConfig, series: Series, number: int) -> tuple[Listi
             open_time_us=open_us,
             close_time_us=close_us,
             expected_settlement_time_us=settle_us,
-            strike=leg.strike,
+            strike=None if leg.strike is None else replace(leg.strike, underlying_id=about),
             volume_micros=0,
             open_interest_micros=0,
         )
@@ -322,4 +331,6 @@ def listing(config: SimulatedConfig, series: Series, number: int) -> tuple[Listi
         profile.quiet_time_ppm,
         profile.quiet_variance_ppm,
     )
-    return Listing(series, number, open_us, close_us, event, markets, legs, path.end, void, amended), path
+    # every priced kind draws its price first
+    price = _dollars(Draws(*key, "event")) if priced else None
+    return Listing(series, number, open_us, close_us, event, markets, legs, path.end, void, amended, price), path

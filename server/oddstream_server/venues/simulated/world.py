@@ -11,7 +11,7 @@ from enum import IntEnum
 
 from oddstream_server.application.ports import SettlementUpdate
 from oddstream_server.domain.fees import schedule_at
-from oddstream_server.domain.market import Event, Market, MarketState, Settlement, SettlementState
+from oddstream_server.domain.market import Event, Market, MarketState, Settlement, SettlementState, Venue, underlying_id
 from oddstream_server.domain.money import MICROS
 from oddstream_server.domain.quote import BookLevel, OrderBook
 from oddstream_server.venues.simulated.config import SimulatedConfig
@@ -155,6 +155,14 @@ class World:
             return None
         bids, asks = live.maker.levels()
         return OrderBook(market_id, bids, asks, epoch, self.now_us, max(live.last_us, self.start_time_us))
+
+    def prices(self) -> Iterator[tuple[str, int]]:
+        """(id, price in micros) of what open events are about, where it has a price, as of now."""
+        for live in self._events.values():
+            if live.path is not None and live.listing.price is not None:
+                price = live.listing.price_micros(live.path.at(self.now_us)[0])
+                if price is not None:
+                    yield underlying_id(Venue.SIMULATED, live.listing.event.venue_event_id), price
 
     def settlement_of(self, market_id: str) -> SettlementUpdate | None:
         """State and settlement as of now of any market that was ever listed, remembered or not; None for no such one.
