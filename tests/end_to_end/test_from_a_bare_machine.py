@@ -93,7 +93,7 @@ def test_ctrl_c_drains_and_leaves_nothing_behind(fresh):
     assert list((fresh.data_dir / "run").iterdir()) == []
     events = [line["event"] for line in fresh.log_lines()]
     assert "draining" in events
-    assert events.count("stopped") == 2
+    assert events.count("stopped") == 3, "serving, pipeline and worker"
     assert not [line for line in fresh.log_lines() if line["level"] in ("error", "critical")]
 
 

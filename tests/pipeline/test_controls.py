@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -23,6 +24,8 @@ from tests.strategies.worlds import World, a_world
 
 ADMIN = Principal("key_aaaaaaaaaaaa", Role.ADMIN, key_id="key_aaaaaaaaaaaa")
 EVERYTHING = HaltScope(Reach.EVERYTHING)
+CALM = replace(FAST, sweep_seconds=3_600)
+"""Without the sweep, so that what is open stays so until the test ends it."""
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +52,7 @@ def a_pipeline(stores: Stores, venue: ScriptedVenue, watcher: Watcher) -> Pipeli
         clock=now_us,
         log=stores.log,
         observer=watcher,
-        settings=FAST,
+        settings=CALM,
         controls=ControlsReader(stores.database),
         configure=registry.configured,
     )

@@ -67,9 +67,14 @@ async def test_stale_epochs_are_refused_on_many_connections_in_random_order(
 
 
 async def test_six_writers_leave_no_hole_and_a_reader_never_skips(
-    samples: Any, pipeline: PostgresPipelineStore, lease: Lease, log: SignalLogStore, seeded: random.Random
+    samples: Any,
+    pipeline: PostgresPipelineStore,
+    lease: Lease,
+    log: SignalLogStore,
+    seeded: random.Random,
+    database_url: str,
 ) -> None:
-    pools = [Database(pipeline._database.dsn, pool_size=1, max_overflow=0) for _ in range(6)]
+    pools = [Database(database_url, pool_size=1, max_overflow=0) for _ in range(6)]
     seen: list[SignalEvent] = []
     done = asyncio.Event()
 

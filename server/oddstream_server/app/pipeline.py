@@ -83,7 +83,9 @@ async def choose_adapters(
         Venue.POLYMARKET: lambda: polymarket(settings),
         Venue.SIMULATED: lambda: SimulatedVenue(
             SimulatedConfig(
-                seed=settings.simulated_seed, events=settings.simulated_events, speed=settings.simulated_speed,
+                seed=settings.simulated_seed,
+                events=settings.simulated_events,
+                speed=settings.simulated_speed,
                 underlying_interval_us=1_000_000,
             ),
             now_us,

@@ -1,5 +1,5 @@
-"""Reads by key that share queries: what is asked for in one turn of the event loop, or while earlier queries run, is one
-query. A read by key costs some 250 µs of CPU alone, and some 15 among others.
+"""Reads by key that share queries: what is asked for in one turn of the event loop, or while earlier queries run, is
+one query. A read by key costs some 250 µs of CPU alone, and some 15 among others.
 """
 
 import asyncio

@@ -47,7 +47,7 @@ class FeeSchedule:
     """True where the step holds for the fees of an order's fills together: what one is overcharged the next give back.
     False where each fill is rounded for itself."""
     balance_step_micros: int = 0
-    """Where above 0 a fill also pays what rounds the balance change to a multiple of it, away from the account's favour,
+    """Where above 0 a fill also pays what rounds the balance change to a multiple of it, against the account,
     and an order gets whole cents of that back once they add up (Kalshi's fee rounding; the engine keeps the sum)."""
 
     def holds_at(self, instant_us: int) -> bool:

@@ -22,6 +22,7 @@ from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.domain.principal import Role, Scopes
 from oddstream_server.embedded.keys import load_or_make_keys
 from oddstream_server.embedded.layout import DataFolder
+from oddstream_server.storage.connector import driver_dsn
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.signal_log import SignalLogStore
@@ -218,7 +219,14 @@ async def stage(database_url: str, redis_url: str, settings: dict[str, str] | No
     await ApiKeyStore(database).create(issued.stored)
     await SignalLogStore(database).mint_data_set_id()
     made = Stage(
-        root, database_url, database.dsn, redis_url, issued.key.text, issued.key.key_id, database, dict(settings or {})
+        root,
+        database_url,
+        driver_dsn(database_url),
+        redis_url,
+        issued.key.text,
+        issued.key.key_id,
+        database,
+        dict(settings or {}),
     )
     try:
         yield made
