@@ -110,12 +110,16 @@ async def slow_beside_fast(
 async def test_a_slow_bot_is_cut_with_its_token_beside_fifty_fast_ones_and_goes_on_exactly(
     database_url: str, redis_url: str
 ) -> None:
-    assert await slow_beside_fast(database_url, redis_url, 1_500, SLOW_AFTER_SECONDS + 25) == []
+    assert await slow_beside_fast(database_url, redis_url, 1_500, SLOW_AFTER_SECONDS + 90) == []
 
 
 async def test_a_planted_jump_over_the_backlog_is_caught(database_url: str, redis_url: str) -> None:
-    found = await slow_beside_fast(database_url, redis_url, 1_000, 8, "skip_backlog")
-    assert any("lost" in complaint or "events are missing" in complaint for complaint in found), found
+    found: list[str] = []
+    for patience_s in (8, 16, 32):  # how far a bot falls behind in a span is the machine's business
+        found = await slow_beside_fast(database_url, redis_url, 1_000, patience_s, "skip_backlog")
+        if any("lost" in complaint or "events are missing" in complaint for complaint in found):
+            return
+    raise AssertionError(found)
 
 
 @contextlib.asynccontextmanager

@@ -84,5 +84,9 @@ async def test_nothing_is_lost_or_doubled_over_kill_9_while_leaders_change(datab
 async def test_planted_bugs_are_caught(
     database_url: str, redis_url: str, plant: str, writer_plant: str, events: int, seen: str
 ) -> None:
-    outcome = await storm(database_url, redis_url, 0, events, plant, writer_plant)
-    assert any(seen in complaint for complaint in outcome.complaints), outcome.complaints
+    complaints_seen: list[str] = []
+    for _ in range(3):  # whether a stale leader's write meets a true one is chance in each storm
+        complaints_seen = (await storm(database_url, redis_url, 0, events, plant, writer_plant)).complaints
+        if any(seen in complaint for complaint in complaints_seen):
+            return
+    raise AssertionError(complaints_seen)
