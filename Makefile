@@ -23,6 +23,20 @@ test: .venv/dev.stamp ## all tests but the long drills: parallel, random order, 
 
 ## Measure it
 
+.PHONY: bench-backtest
+bench-backtest: .venv/dev.stamp ## the backtest engine against numpy.sum, a hand-made loop, vectorbt, hftbacktest (CHECK=1 fails on a miss)
+	@UV_PROJECT_ENVIRONMENT=.venv-bench $(BIN)/uv sync -q --frozen --group bench || echo "the bench group can't be installed; the other engines are left out"
+	@PYTHON=.venv-bench/bin/python; [ -x $$PYTHON ] || PYTHON=$(BIN)/python; exec $$PYTHON -m loadtests.backtest_bench
+
+.PHONY: bench-unary
+bench-unary: .venv/dev.stamp ## a unary call beside a bare gRPC echo and FastAPI; pages at 1M and 10M rows (CHECK=1 fails where an aim is missed)
+	@$(BIN)/uv sync -q --locked --inexact --group bench-web
+	@$(BIN)/python -m loadtests.unary
+
+.PHONY: drill-rotation
+drill-rotation: .venv/dev.stamp ## database passwords changed every 5 s for 60 s under load, then the Vault stopped: 0 failed calls
+	@ODDSTREAM_DRILL_SECONDS=60 ODDSTREAM_DRILL_PAUSE_SECONDS=5 $(BIN)/python -m pytest -q -n0 tests/reliability/test_secret_rotation.py
+
 .PHONY: bench-import
 bench-import: .venv/dev.stamp ## import of recorded quotes against the server's own COPY (CHECK=1 fails where an aim is missed)
 	@$(BIN)/python -m loadtests.import_bench $(DATA)

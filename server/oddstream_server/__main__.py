@@ -158,6 +158,19 @@ def replay(
     _run_command(replay_stored(_settings(), span, market or (), append=not dry_run))
 
 
+@cli.command()
+def fit(
+    name: Annotated[str, typer.Argument(help="What to fit: calibration or volume_baseline.")],
+) -> None:
+    """Fit what strategies use to all that is known now; a running pipeline uses it a quarter of an hour later."""
+    from oddstream_server.app.fitting import fit_stored
+    from oddstream_server.domain.fitted import FittedName
+
+    if name not in set(FittedName):
+        _refuse(f"name: {name!r} is unknown; use one of {', '.join(FittedName)}")
+    _run_command(fit_stored(_settings(), FittedName(name)))
+
+
 venue_keys = typer.Typer(help="API keys at venues, kept sealed in the database.", no_args_is_help=True)
 cli.add_typer(venue_keys, name="venue-keys")
 

@@ -24,7 +24,7 @@ from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.strategies.registry import Registry
 from oddstream_server.transport.administration.service import AdminService
 from tests.grpc.memory_ports import MemoryKeys
-from tests.grpc.running_server import PEPPERS, Running, World, bearer, now_us, running
+from tests.grpc.running_server import PEPPERS, QuietProcess, Running, World, bearer, now_us, running
 
 KEYRING = Keyring(peppers=PEPPERS.by_version, data_keys={1: b"d" * 32})
 
@@ -41,22 +41,6 @@ class BothKeys(MemoryKeys):
 
     async def touch(self, key_ids: Sequence[str], now_us: int) -> None:
         await self.stored.touch(key_ids, now_us)
-
-
-class QuietProcess:
-    """A serving process in which all is well."""
-
-    def redis_away(self) -> bool:
-        return False
-
-    def connections(self) -> tuple[int, int]:
-        return 1, 10
-
-    def streams(self) -> tuple[int, int]:
-        return 3, 7
-
-    def held_secrets(self) -> str:
-        return ""
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,6 +22,7 @@ from oddstream.v1 import (
     market_service_pb2_grpc,
     signal_service_pb2_grpc,
 )
+from oddstream_server.app.administration import administration
 from oddstream_server.application.denials import Denials
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.keys.issuing import IssuedKey, new_key
@@ -29,14 +31,18 @@ from oddstream_server.application.markets import Markets
 from oddstream_server.application.ports import RateLimiter
 from oddstream_server.application.signals import Signals
 from oddstream_server.domain.principal import Role, Scopes
+from oddstream_server.embedded.keys import Keyring
 from oddstream_server.interceptors.assembly import ChainSettings, build_chain
 from oddstream_server.interceptors.in_flight import InFlight
+from oddstream_server.storage.database import Database
+from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.strategies.registry import Registry
+from oddstream_server.transport.administration.service import AdminService
 from oddstream_server.transport.contract import load_contract
 from oddstream_server.transport.health import HealthServicer
 from oddstream_server.transport.market_service import MarketService
 from oddstream_server.transport.server import GrpcServer, ServerOptions
 from oddstream_server.transport.signal_service import SignalService
-from oddstream_server.transport.unimplemented import AdminService
 from tests.grpc.memory_backtests import memory_backtest_service
 from tests.grpc.memory_ports import (
     MemoryBooks,
@@ -67,6 +73,31 @@ async def until_cancelled(request: Any, context: Any) -> None:
     await asyncio.Event().wait()
 
 
+class QuietProcess:
+    """A serving process in which all is well."""
+
+    def redis_away(self) -> bool:
+        return False
+
+    def connections(self) -> tuple[int, int]:
+        return 1, 10
+
+    def streams(self) -> tuple[int, int]:
+        return 3, 7
+
+    def held_secrets(self) -> str:
+        return ""
+
+
+def admin_service_without_database() -> AdminService:
+    """It refuses what is refused before the database is asked; nothing listens where it would ask."""
+    database = Database("postgresql://nobody@127.0.0.1:1/none")
+    keyring = Keyring(peppers=PEPPERS.by_version, data_keys={1: b"d" * 32})
+    nowhere = Path("/nonexistent")
+    use_cases = administration(database, keyring, Registry(), SignalLogStore(database), nowhere, QuietProcess())
+    return AdminService(use_cases, now_us)
+
+
 @dataclass
 class World:
     """What the server works on; a test changes it as it likes. Ports are in memory unless a test puts real ones in."""
@@ -79,7 +110,7 @@ class World:
     strategies: Any = field(default_factory=MemoryStrategies)
     limiter: RateLimiter = field(default_factory=MemoryLimiter)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-    admin_service: Any = field(default_factory=AdminService)
+    admin_service: Any = field(default_factory=admin_service_without_database)
     backtest_service: Any = field(default_factory=memory_backtest_service)
     denials: Denials | None = None
     settings: ChainSettings = field(default_factory=ChainSettings)

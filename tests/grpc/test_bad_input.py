@@ -11,10 +11,12 @@ from oddstream.v1 import market_service_pb2, signal_pb2, signal_service_pb2, tim
 from oddstream_server.domain.errors import Unimplemented
 from oddstream_server.domain.principal import Role
 from oddstream_server.interceptors.assembly import ChainSettings
+from oddstream_server.transport.administration.service import AdminService
 from oddstream_server.transport.backtest_service import BacktestService
 from oddstream_server.transport.market_service import MarketService
 from oddstream_server.transport.signal_service import SignalService
-from oddstream_server.transport.unimplemented import AdminService, refused_methods
+from oddstream_server.transport.unimplemented import refused_methods
+from tests.grpc.admin_bad_input import EMPTY, PAGED, admin_cases
 from tests.grpc.backtest_cases import backtest_cases
 from tests.grpc.running_server import CONTRACT, World, bearer, failure_of, running
 from tests.grpc.stored_world import MARKET
@@ -127,6 +129,20 @@ CASES = [
         market.EstimateFeesRequest(**FEES, fills=[market.FeeFill(price_micros=1, size_micros=10**13 + 1)]),
         "fills[0].size_micros",
     ),
+    Case(
+        "ReviewMarketLink",
+        market.ReviewMarketLinkRequest(
+            market_link_id="lnk_" + "a" * 26, decision=1, rules_digest="0" * 64, other_rules_digest="0" * 64
+        ),
+        "decision",
+    ),
+    Case(
+        "ReviewMarketLink",
+        market.ReviewMarketLinkRequest(
+            market_link_id="lnk_" + "a" * 26, decision=2, rules_digest="0" * 63, other_rules_digest="0" * 64
+        ),
+        "rules_digest",
+    ),
     Case("WatchQuotes", market.WatchQuotesRequest(filter=market.QuoteWatchFilter(venues=[99])), "filter.venues[0]"),
     Case("WatchQuotes", market.WatchQuotesRequest(heartbeat_interval={"seconds": 61}), "heartbeat_interval"),
     *pages("ListSignals", signals.ListSignalsRequest()),
@@ -168,35 +184,16 @@ CASES = [
     ),
 ]
 
-CASES += [Case(method, request, *rest) for method, request, *rest in backtest_cases()]
+CASES += [Case(method, request, *rest) for method, request, *rest in (*backtest_cases(), *admin_cases())]
+CASES += [case for method, request in PAGED for case in pages(method, request)]
 
 NOT_OURS = ("Traceback", "oddstream_server", "site-packages", "asyncpg", "Error(", "Exception", ".py", "protovalidate")
 
 REFUSED = {
-    "MarketService": {"ReviewMarketLink"},
+    "MarketService": set(),
     "SignalService": {"GetStrategyPerformance", "ReportExecutions", "ListExecutions"},
     "BacktestService": set(),
-    "AdminService": {
-        "CreateApiKey",
-        "ListApiKeys",
-        "UpdateApiKey",
-        "RotateApiKey",
-        "RevokeApiKey",
-        "ListPipelineRuns",
-        "RunPipeline",
-        "UpdateStrategy",
-        "WithdrawSignals",
-        "HaltSignals",
-        "ResumeSignals",
-        "ListAuditEntries",
-        "VerifyAuditLog",
-        "GetRetentionPolicy",
-        "UpdateRetentionPolicy",
-        "RunRetention",
-        "ExportSubjectData",
-        "EraseSubjectData",
-        "GetSystemStatus",
-    },
+    "AdminService": set(),
 }
 """What this version doesn't serve. It only ever gets shorter: strike what you implement, and give it cases above."""
 
@@ -249,7 +246,7 @@ def test_every_rpc_is_either_refused_by_name_or_has_bad_input_in_the_table() -> 
     with_cases = {case.method for case in CASES}
     for method in CONTRACT.methods.values():
         refused = method.name in REFUSED[method.service]
-        assert refused != (method.name in with_cases), method.full_name
+        assert method.name in EMPTY or refused != (method.name in with_cases), method.full_name
 
 
 @pytest.mark.parametrize("service", sorted(SERVICERS))

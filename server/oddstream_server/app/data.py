@@ -23,8 +23,10 @@ from oddstream_server.pipeline.declarations import Declarations
 from oddstream_server.pipeline.imports.command import import_quotes
 from oddstream_server.pipeline.imports.forms import form_named
 from oddstream_server.settings import Settings
+from oddstream_server.storage.administration.controls import ControlsReader
 from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
+from oddstream_server.storage.fitted import FittedStore
 from oddstream_server.storage.imports import QuoteImports
 from oddstream_server.storage.migrate import upgrade_async
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
@@ -116,8 +118,10 @@ async def replay_stored(settings: Settings, span: TimeRange, market_ids: Sequenc
     """
     strategies = Registry()
     strategies.load_entry_points()
-    configured = strategies.configure_all()
     async with stored_data(settings) as database:
+        # as the pipeline runs them now, so that a replay of what it saw says what it said
+        configured = strategies.configured((await ControlsReader(database).controls()).settings)
+        fitted = await FittedStore(database).all()
         ticks, catalog = TickStore(database), CatalogStore(database)
         store = PostgresPipelineStore(database, ticks)
         chosen = list(market_ids) or None
@@ -130,7 +134,7 @@ async def replay_stored(settings: Settings, span: TimeRange, market_ids: Sequenc
 
             journal = await load_journal(store)
             digest = hashlib.sha256()
-            async for batch in replayed_events(ticks, catalog, journal, configured, span, chosen, count):
+            async for batch in replayed_events(ticks, catalog, journal, configured, span, chosen, count, fitted):
                 for event in batch:
                     digest.update(event.canonical_bytes())
                 events += len(batch)
@@ -152,6 +156,7 @@ async def replay_stored(settings: Settings, span: TimeRange, market_ids: Sequenc
                 strategies=configured,
                 span=span,
                 market_ids=chosen,
+                fitted=fitted,
             )
         say(f"{result.ticks:,} ticks, {result.events:,} events, {result.appended:,} appended; digest {result.digest}")
 

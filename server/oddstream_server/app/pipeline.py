@@ -38,6 +38,7 @@ from oddstream_server.storage.administration.controls import ControlsReader
 from oddstream_server.storage.administration.requests import RequestHousekeeping
 from oddstream_server.storage.administration.runs import PipelineRunStore
 from oddstream_server.storage.catalog import CatalogStore
+from oddstream_server.storage.fitted import FittedStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.storage.ticks import TickStore
@@ -151,6 +152,7 @@ async def run_pipeline(settings: Settings, process: str, stop: StopSignal) -> No
         controls=ControlsReader(database),
         configure=strategies.configured,
         runs=PipelineRunStore(database),
+        fitted=FittedStore(database),
         report=lambda: told(metrics, adapters),
     )
 

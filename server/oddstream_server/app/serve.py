@@ -33,6 +33,8 @@ from oddstream_server.application.denials import Denials
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.application.markets import Markets
+from oddstream_server.application.mutations import Mutations
+from oddstream_server.application.sealing import Sealer
 from oddstream_server.application.signals import Signals
 from oddstream_server.application.strategy_settings import StrategySettings
 from oddstream_server.feed.live_feeds import LiveFeeds
@@ -49,6 +51,7 @@ from oddstream_server.settings import Settings
 from oddstream_server.shared_state.books import RedisBookCache
 from oddstream_server.shared_state.limiter import LeasedRateLimiter
 from oddstream_server.storage.administration.audit_log import AuditLogStore
+from oddstream_server.storage.administration.changes import PostgresChanges
 from oddstream_server.storage.administration.controls import ControlsReader
 from oddstream_server.storage.backtests.recorded import RecordedRows
 from oddstream_server.storage.backtests.runs import RunRecords
@@ -119,7 +122,8 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
     markets = Markets(catalog, ticks, RedisBookCache(shared_state, registry), signal_log, now_us)
     signals = Signals(signal_log, StrategySettings(strategies, ControlsReader(database)))
     # The class decorator answers every rpc that a class doesn't serve; the checker sees the abstract base alone.
-    market_service = MarketService(markets, QuoteStreams(feeds.quotes, now_us).watch, now_us)  # type: ignore[abstract]  # as said
+    mutations = Mutations(PostgresChanges(database), Sealer(keyring.data_keys), now_us)
+    market_service = MarketService(markets, QuoteStreams(feeds.quotes, now_us).watch, now_us, mutations)
     signal_service = SignalService(signals, SignalStreams(feeds.signals, now_us).watch)  # type: ignore[abstract]  # as said
     run_records = RunRecords(database)
     run_feed = RunFeed(run_records, feeds.registry)

@@ -4,9 +4,11 @@ The answer of the first call is kept for 24 hours and given again to the same id
 connection meanwhile. It is kept sealed; a secret in it is kept apart, and for ten minutes alone.
 """
 
+import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from oddstream_server.application.ports import Change, Changes, Clock, FirstAnswer, RequestName
@@ -77,6 +79,14 @@ class Mutation:
 Work = Callable[[Mutation], Awaitable[Answered]]
 
 
+@dataclass(slots=True)
+class _Turn:
+    """The calls of one request id in this process."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    callers: int = 0
+
+
 class Mutations:
     """Runs mutations.
 
@@ -87,12 +97,13 @@ class Mutations:
         self._changes = changes
         self._sealer = sealer
         self._now = now
+        self._under_way: dict[RequestName, _Turn] = {}
 
     async def run(self, request: MutationRequest, work: Work) -> Answered:
         """:raises RequestIdReused: the id was used with another body."""
         principal, now_us = require_principal(), self._now()
         name = RequestName(principal.subject, request.method, request.request_id.lower())
-        async with self._changes.begin() as change:
+        async with self._one_at_a_time(name), self._changes.begin() as change:
             if name.request_id:
                 first = await change.requests.claim(name, request.digest, now_us, now_us - ANSWER_US)
                 if first is not None:
@@ -110,6 +121,23 @@ class Mutations:
                     answered.subject_id,
                 )
         return answered
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, name: RequestName) -> AsyncIterator[None]:
+        """Repetitions wait here rather than in the database, where each would hold a connection that the first call
+        may need to end."""
+        if not name.request_id:
+            yield
+            return
+        turn = self._under_way.setdefault(name, _Turn())
+        turn.callers += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.callers -= 1
+            if not turn.callers:
+                del self._under_way[name]
 
     def _again(self, name: RequestName, request: MutationRequest, first: FirstAnswer, now_us: int) -> Answered:
         if first.request_digest != request.digest:

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import FunctionType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,9 @@ try:
 except ModuleNotFoundError:
     AVAILABLE = False  # type: ignore[misc]  # Final in either branch
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 _compiled: dict[str, Callable[..., Any]] = {}
+_inlined: set[Callable[..., Any]] = set()
 
 
 def compiled(
@@ -39,6 +41,12 @@ def compiled(
     return _compiled[key]
 
 
+def inlined(function: _F) -> _F:
+    """Marks a helper to be compiled into its callers: with arrays in hand a call costs more than its work."""
+    _inlined.add(function)
+    return function
+
+
 def _compile(
     function: FunctionType, key: str, checked: bool, bound: Mapping[str, Callable[..., Any]]
 ) -> Callable[..., Any]:
@@ -51,7 +59,16 @@ def _compile(
     copy = _copy(function, bindings)
     copy.__qualname__ = f"{function.__qualname__}_{key[:16]}"
     # error_model "numpy" leaves out the check for a divisor of 0, which our own loops exclude beforehand
-    jitted: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="python" if checked else "numpy")(copy)
+    options: dict[str, Any] = {"nogil": True, "error_model": "python" if checked else "numpy"}
+    jitted: Callable[..., Any]
+    if function in _inlined:
+        jitted = numba.njit(inline="always", **options)(copy)
+        return jitted
+    try:
+        jitted = numba.njit(cache=True, **options)(copy)
+    except RuntimeError:
+        # neither beside the module nor in the user's cache can anything be kept: compiled anew in each process
+        jitted = numba.njit(**options)(copy)
     return jitted
 
 

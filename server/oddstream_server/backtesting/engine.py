@@ -7,6 +7,7 @@ many workers and a run that was resumed end with the same result hash.
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -77,8 +78,8 @@ def settle(
     bank[CASH] = config.starting_bankroll_micros
     buys = int(np.count_nonzero((log.offers["kind"] == 2) & (log.offers["moments"] & moment != 0)))
     lots = np.zeros(buys + 1, dtype=LOT)
-    # each exit offer ends a part of every lot it meets, each purchase of the other outcome two parts of each
-    entries = np.zeros(4 * buys + 4 * len(log.offers) + 16, dtype=ENTRY)
+    # a lot ends once, a merge ends a part of another one with it, and an exit leaves at most one lot in parts
+    entries = np.empty(4 * buys + len(log.offers) + 16, dtype=ENTRY)
     known = np.zeros((markets, 6), dtype=np.int64)
     equity = np.zeros(len(instants), dtype=EQUITY)
     lot_count, written = walk(
@@ -232,7 +233,18 @@ def conclude(
     return Outcome(config, universe, log, accounts, code)
 
 
-def run(config: BacktestConfig, universe: Universe, shards: Iterable[Shard], *, plain: bool = False) -> Outcome:
-    """A whole backtest in this process, one shard in memory at a time."""
-    log = merge(universe, (run_shard(config, universe, shard, plain=plain) for shard in shards))
-    return conclude(config, universe, log, plain=plain)
+def run(
+    config: BacktestConfig, universe: Universe, shards: Iterable[Shard], *, threads: int = 1, plain: bool = False
+) -> Outcome:
+    """A whole backtest in this process, as many shards in memory at a time as there are threads."""
+    if threads == 1:
+        return conclude(
+            config,
+            universe,
+            merge(universe, (run_shard(config, universe, s, plain=plain) for s in shards)),
+            plain=plain,
+        )
+    with ThreadPoolExecutor(threads) as pool:
+        # compiled loops hold no lock of the interpreter
+        results = list(pool.map(lambda shard: run_shard(config, universe, shard, plain=plain), shards))
+    return conclude(config, universe, merge(universe, results), plain=plain)

@@ -114,15 +114,17 @@ def find_intents(
 
     :raises StrategyFailed: a step raised.
     """
-    found, counts = [], SignalCounts()
+    found, counts, in_order = [], SignalCounts(), len(config.strategies) == 1
     for number, (strategy, holds) in enumerate(zip(config.strategies, hold_flags(config.strategies), strict=True)):
         wanted: dict[str, Any] = {"first_us": config.start_us, "holds": holds, "plain": plain}
         try:
             if strategy.kind.group:
                 part = GroupPass(strategy, number, terms, **wanted).run(shard.quotes)
+                in_order = False
             else:
                 steps = steps_of(strategy.kind, terms.universe, shard, plain=plain)
                 part = SignalPass(strategy, number, terms, **wanted).run(steps)
+                in_order = in_order and not len(steps.made_by)
         except OddstreamError:
             raise
         except Exception as error:
@@ -131,16 +133,20 @@ def find_intents(
         counts = counts.plus(
             SignalCounts(part.created_count, part.revised_count, part.ended_count, part.warm_row_count)
         )
-    intents = np.concatenate(found) if len(found) > 1 else found[0]
-    if len(found) > 1 or any(s.kind.group or s.kind.wants_prints for s in config.strategies):
-        lengths = [len(part) for part in found]
-        starts = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
-        order = np.lexsort([intents[name] for name in ("strategy", "sequence", "phase", "time_us", "row")])
-        place = np.empty(len(intents), dtype=np.int64)
-        place[order] = np.arange(len(intents))
-        intents["basket"] = place[intents["basket"] + starts]
-        intents = intents[order]
-    return intents, counts
+    if in_order:
+        return found[0], counts
+    intents = np.concatenate(found)
+    lengths = [len(part) for part in found]
+    starts = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
+    order = np.lexsort([intents[name] for name in ("strategy", "sequence", "phase", "time_us", "row")])
+    place = np.empty(len(intents), dtype=np.int64)
+    place[order] = np.arange(len(intents))
+    intents["basket"] = place[intents["basket"] + starts]
+    return intents[order], counts
+
+
+def _joined(parts: Sequence[Any], dtype: np.dtype[Any]) -> Any:
+    return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)
 
 
 def _failed(strategy: ConfiguredStrategy, error: Exception) -> StrategyFailed:
@@ -170,11 +176,11 @@ def run_shard(
     :raises InvalidArgument: a strategy needs a column that isn't recorded.
     """
     shard = shard.until(config.end_us)
-    intents, counts = find_intents(config, Terms(universe), shard, plain=plain)
     moments = 0
     for assumption in assumptions:
         moments |= assumption.moment
     rules = config.execution.fill_rules(moments)
+    intents, counts = find_intents(config, Terms(universe), shard, plain=plain)
     offers = find_offers(shard, universe, intents, len(config.strategies), rules, plain=plain)
     if shared is None:
         instants = equity_instants(config.start_us, config.end_us, config.instants_us)
@@ -237,7 +243,3 @@ def merge(universe: Universe, results: Iterable[ShardResult]) -> Log:
     for market in sorted(digests):
         body.update(universe.market_ids[market].encode() + b"\0" + digests[market])
     return Log(intents, offers, mark_of, marks, coverage, counts, body.hexdigest())
-
-
-def _joined(parts: Sequence[Any], dtype: np.dtype[Any]) -> Any:
-    return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)

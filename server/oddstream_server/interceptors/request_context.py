@@ -1,8 +1,8 @@
 """The outermost layer: correlation id and trace in, made where absent, and out again; one log line a call."""
 
 import ipaddress
+import random
 import re
-import secrets
 import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -21,6 +21,8 @@ _TRACEPARENT_PATTERN = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(-.*)?"
 )
 
+_ids = random.Random()  # noqa: S311  # seeded by the system in each process
+
 log = structlog.get_logger()
 
 
@@ -34,7 +36,7 @@ class RequestContextInterceptor:
         request = call.request_context
         request.traceparent = traceparent_of(call.metadata.get(TRACEPARENT_KEY))
         given = call.metadata.get(CORRELATION_KEY, "")
-        request.correlation_id = given if _CORRELATION_PATTERN.fullmatch(given) else secrets.token_hex(16)
+        request.correlation_id = given if _CORRELATION_PATTERN.fullmatch(given) else _new_id(16)
         request.peer_address = self._peers.address_of(call.context.peer(), call.metadata.get("x-forwarded-for"))
         call.trailers.append((CORRELATION_KEY, request.correlation_id))
         call.trailers.append((TRACEPARENT_KEY, request.traceparent))
@@ -71,8 +73,13 @@ def _log_end(call: Call, started: float) -> None:
 def traceparent_of(given: str | None) -> str:
     """Our span of the caller's trace, or of a new unsampled one where theirs is absent or broken (W3C level 1)."""
     match = _TRACEPARENT_PATTERN.fullmatch(given) if given else None
-    trace_id, flags = (match[1], match[2]) if match else (secrets.token_hex(16), "00")
-    return f"00-{trace_id}-{secrets.token_hex(8)}-{flags}"
+    trace_id, flags = (match[1], match[2]) if match else (_new_id(16), "00")
+    return f"00-{trace_id}-{_new_id(8)}-{flags}"
+
+
+def _new_id(size_bytes: int) -> str:
+    """Names a call and is no secret, so it needs no system call for its randomness."""
+    return f"{_ids.getrandbits(8 * size_bytes) or 1:0{2 * size_bytes}x}"
 
 
 class PeerAddresses:

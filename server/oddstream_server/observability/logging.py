@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,15 @@ SAFE_FIELDS = frozenset({"page_token_present", "resume_token_present"})
 
 def _drop_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     for name in event:
-        if name not in SAFE_FIELDS and any(word in name.lower() for word in SECRET_WORDS):
+        if _is_secret(name):
             event[name] = "[removed]"
     return event
+
+
+@lru_cache(maxsize=1024)
+def _is_secret(name: str) -> bool:
+    """Names are few and come back with each line; looking for the words each time cost a third of a call's chain."""
+    return name not in SAFE_FIELDS and any(word in name.lower() for word in SECRET_WORDS)
 
 
 class _LineWriter:

@@ -13,7 +13,10 @@ from oddstream_server.application.ports import (
     Clock,
     ControlsChanged,
     ControlsReader,
+    FittedObjects,
+    Key,
     Lease,
+    MarketLinkFilter,
     PipelineStore,
     QuarantinedRow,
     SettlementUpdate,
@@ -47,6 +50,7 @@ class Ingest:
     :param grader: None where no signal log is at hand to look signals up in.
     :param controls: what operators ordered; None where there are none to obey.
     :param configure: None where the runner's strategies stay as they are.
+    :param fitted: what was fitted for strategies; None where nothing can be.
     :param on_new_markets: told the venue of pages that brought something the catalog didn't have.
     """
 
@@ -67,6 +71,7 @@ class Ingest:
         controls: ControlsReader | None = None,
         configure: Configure | None = None,
         on_new_markets: Callable[[Venue], None] = lambda venue: None,
+        fitted: FittedObjects | None = None,
         batch_ticks: int = 5_000,
         linger_seconds: float = 0.0,
         retry_seconds: float = 0.2,
@@ -85,6 +90,7 @@ class Ingest:
         self._controls = controls
         self._configure = configure
         self._on_new_markets = on_new_markets
+        self._fitted = fitted
         self._controls_revision: int | None = None
         self._settings: tuple[StrategySetting, ...] = ()
         self._batch_ticks = batch_ticks
@@ -110,6 +116,19 @@ class Ingest:
             if market.event_id is not None:
                 events.add(market.event_id)
         self._runner.offer_catalog(await self._events(sorted(events)), markets)
+        await self.learn()
+
+    async def learn(self) -> None:
+        """Take in the links that reviewers decided on and the objects that were fitted meanwhile."""
+        after: Key | None = None
+        while True:
+            page = await self._catalog.list_links(MarketLinkFilter(), after, 1_000)
+            self._runner.offer_catalog((), (), page.items)
+            after = page.next_key
+            if after is None:
+                break
+        if self._fitted is not None:
+            self._runner.offer_fitted(await self._fitted.all())
 
     async def _resync(self) -> None:
         """Go on from the checkpoints, with what operators ordered and without what they ended."""
@@ -286,6 +305,8 @@ class Ingest:
         touched = {event.event_id for event in events} | {m.event_id for m in markets if m.event_id is not None}
         stored = await self._catalog.markets_by_id([market.market_id for market in markets])
         self._runner.offer_catalog(await self._events(sorted(touched)), stored.values())
+        if change.updated:
+            await self.learn()  # a changed rules text takes a link's confirmation away
         if change.created:
             for venue in {page.venue for page in pages}:
                 self._on_new_markets(venue)

@@ -21,6 +21,7 @@ from oddstream_server.application.ports import (
     Clock,
     ControlsReader,
     Fenced,
+    FittedObjects,
     Lease,
     PipelineRunStore,
     PipelineStore,
@@ -67,6 +68,8 @@ class PipelineSettings:
     """How long new markets gather before they are followed, between two passes of discovery."""
     books_again_seconds: float = 600.0
     """How often the books of quiet markets are published again; the cache keeps them an hour."""
+    learn_seconds: float = 10.0
+    """How often links and fitted objects are looked for; what was fitted takes effect much later than that."""
     prune_seconds: float = 3_600.0
     keep_states_days: int = 45
     """How long checkpoints of a market that is over are kept: as long as its ticks at most."""
@@ -87,6 +90,7 @@ class Pipeline:
     :param controls: halts and settings of strategies; None where there are none to obey.
     :param configure: from settings to the strategies that run; None where they stay as they are.
     :param runs: runs that operators ask for; None where nobody can.
+    :param fitted: what was fitted for strategies; None where nothing can be.
     :param report: how this process does, told at each renewal of its lease.
     """
 
@@ -108,6 +112,7 @@ class Pipeline:
         controls: ControlsReader | None = None,
         configure: Configure | None = None,
         runs: PipelineRunStore | None = None,
+        fitted: FittedObjects | None = None,
         report: Callable[[], Mapping[str, Any] | None] = lambda: None,
     ) -> None:
         self._holder = holder
@@ -125,6 +130,7 @@ class Pipeline:
         self._controls = controls
         self._configure = configure
         self._runs = runs
+        self._fitted = fitted
         self._report = report
         self._discoveries: dict[Venue, Discovery] = {}
         self._arrivals = {adapter.venue: asyncio.Event() for adapter in adapters}
@@ -233,6 +239,7 @@ class Pipeline:
             grader=None if self._log is None else Grader(self._log, self._catalog),
             controls=self._controls,
             configure=self._configure,
+            fitted=self._fitted,
             on_new_markets=lambda venue: self._arrivals[venue].set(),
             batch_ticks=settings.batch_ticks,
             linger_seconds=settings.linger_seconds,
@@ -252,6 +259,7 @@ class Pipeline:
             keeping.append(group.create_task(ingest.run()))
             keeping.append(group.create_task(self._beat(settings.sweep_seconds, ingest.sweep)))
             keeping.append(group.create_task(self._beat(settings.partitions_seconds, self._prepare_partitions)))
+            keeping.append(group.create_task(self._beat(settings.learn_seconds, ingest.learn)))
             keep_us = settings.keep_states_days * 86_400 * MICROSECONDS
             keeping.append(group.create_task(self._beat(settings.prune_seconds, lambda: ingest.prune(keep_us))))
             if self._runs is not None:

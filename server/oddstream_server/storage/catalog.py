@@ -28,6 +28,7 @@ from oddstream_server.application.ports import (
     SettlementUpdate,
 )
 from oddstream_server.domain.market import Event, Market, MarketLink, MarketState, Settlement, SettlementState, Venue
+from oddstream_server.storage import link_records
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.documents import (
     digest_of,
@@ -101,19 +102,14 @@ class CatalogStore:
         return changed
 
     async def save_link(self, link: MarketLink) -> None:
-        """Keep a link, or what a reviewer made of it."""
-        row = {
-            "link_id": link.link_id,
-            "market_id": link.market_id,
-            "other_market_id": link.other_market_id,
-            "relation": link.relation.value,
-            "state": link.state.value,
-            "body": document_of(link),
-        }
+        """Keep a link as it is."""
         async with self._database.transaction() as transaction:
-            await transaction.core.execute(
-                upsert(market_links).values(row).on_conflict_do_update(index_elements=["link_id"], set_=row)
-            )
+            await link_records.LinkRecords(transaction).put(link)
+
+    async def propose_links(self, links: Sequence[MarketLink]) -> int:
+        """See the port."""
+        async with self._database.transaction() as transaction:
+            return await link_records.propose(transaction, links)
 
     async def _upsert_events(self, transaction: Transaction, batch: Sequence[Event], now_us: int) -> CatalogChange:
         stored = {
@@ -205,6 +201,7 @@ class CatalogStore:
         )
         if rules:
             await transaction.core.execute(upsert(market_rules).on_conflict_do_nothing(), rules)
+            await link_records.doubt(transaction, {row["market_id"]: row["rules_digest"] for row in rules})
         for known, state, settlement in settled:
             await self._settle(transaction, known, state, settlement, now_us)
         if activity:

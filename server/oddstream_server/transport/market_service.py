@@ -6,10 +6,14 @@ from typing import Any
 import grpc
 
 from oddstream.v1 import execution_pb2, market_pb2, market_service_pb2, market_service_pb2_grpc
+from oddstream_server.application.link_review import review_link
 from oddstream_server.application.markets import FeeFill, Markets
+from oddstream_server.application.mutations import Mutation, Mutations
 from oddstream_server.application.ports import Clock
+from oddstream_server.domain.errors import Unimplemented
 from oddstream_server.domain.fees import Liquidity
 from oddstream_server.domain.market import Market, split_market_id
+from oddstream_server.transport.administration.answers import Answers
 from oddstream_server.transport.converters import markets as as_market
 from oddstream_server.transport.converters import ticks as as_tick
 from oddstream_server.transport.converters.values import chosen, duration, instant_us, span
@@ -24,9 +28,15 @@ SERVICE = "oddstream.v1.MarketService"
 
 @refuse_the_rest
 class MarketService(market_service_pb2_grpc.MarketServiceServicer):
-    """:param watch_quotes: serves one stream of quotes until it ends, writing to the context."""
+    """
+    :param watch_quotes: serves one stream of quotes until it ends, writing to the context.
+    :param mutations: None where links can't be reviewed.
+    """
 
-    def __init__(self, markets: Markets, watch_quotes: WatchQuotes, now: Clock) -> None:
+    def __init__(
+        self, markets: Markets, watch_quotes: WatchQuotes, now: Clock, mutations: Mutations | None = None
+    ) -> None:
+        self._answers = None if mutations is None else Answers(mutations)
         self._markets = markets
         self._watch_quotes = watch_quotes
         self._now = now
@@ -128,6 +138,18 @@ class MarketService(market_service_pb2_grpc.MarketServiceServicer):
             market_links=map(as_market.market_link_message, found.items),
             next_page_token=next_page_token(request, found.next_key),
         )
+
+    async def ReviewMarketLink(
+        self, request: market_service_pb2.ReviewMarketLinkRequest, context: Context
+    ) -> market_service_pb2.ReviewMarketLinkResponse:
+        if self._answers is None:
+            raise Unimplemented("links can't be reviewed here: this server runs without mutations")
+
+        async def work(mutation: Mutation) -> market_service_pb2.ReviewMarketLinkResponse:
+            link = await review_link(mutation, as_market.link_review(request))
+            return market_service_pb2.ReviewMarketLinkResponse(market_link=as_market.market_link_message(link))
+
+        return await self._answers.once(request, market_service_pb2.ReviewMarketLinkResponse, work)
 
     async def EstimateFees(
         self, request: market_service_pb2.EstimateFeesRequest, context: Context

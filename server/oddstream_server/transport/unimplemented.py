@@ -4,7 +4,6 @@ from typing import Any, TypeVar
 
 import grpc
 
-from oddstream.v1 import admin_service_pb2_grpc
 from oddstream_server.domain.errors import Unimplemented
 
 _S = TypeVar("_S", bound=type)
@@ -31,8 +30,3 @@ def _refusal(name: str) -> Any:
     refuse.__name__ = name
     refuse.refuses = True  # type: ignore[attr-defined]  # what refused_methods looks for
     return refuse
-
-
-@refuse_the_rest
-class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
-    """Nothing of it is served yet."""

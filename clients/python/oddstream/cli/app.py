@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from oddstream.cli.commands import backtests, markets, signals, status, strategies, sweeps
+from oddstream.cli.commands import audit, backtests, halts, keys, markets, signals, status, strategies, sweeps
 from oddstream.cli.session import (
     AllowPlaintext,
     Answer,
@@ -38,6 +38,10 @@ app.add_typer(signals.app, name="signals")
 app.add_typer(strategies.app, name="strategies")
 app.add_typer(backtests.app, name="backtests")
 app.add_typer(sweeps.app, name="sweeps")
+app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
+app.command("halt")(halts.halt)
+app.command("resume")(halts.resume)
 app.command("status")(status.status)
 
 

@@ -23,6 +23,7 @@ from oddstream_server.application.ports.changes import (
     KeyChange,
     KeyDirectory,
     KeyRecords,
+    LinkRecords,
     PipelineRunFilter,
     PipelineRunRecords,
     PipelineRunStore,
@@ -32,6 +33,7 @@ from oddstream_server.application.ports.changes import (
     SubjectRecords,
 )
 from oddstream_server.application.ports.clock import Clock, HealthProbe
+from oddstream_server.application.ports.fitted import FittedObjects, FittingData, SettledHour, TradedHour
 from oddstream_server.application.ports.keys import KeyStore, StoredKey
 from oddstream_server.application.ports.pages import Key, Page
 from oddstream_server.application.ports.pipeline import (
@@ -104,6 +106,8 @@ __all__ = [
     "EventFilter",
     "Fenced",
     "FirstAnswer",
+    "FittedObjects",
+    "FittingData",
     "HealthProbe",
     "Holdings",
     "Key",
@@ -113,6 +117,7 @@ __all__ = [
     "KeyStore",
     "Lease",
     "LimitDecision",
+    "LinkRecords",
     "LogBounds",
     "MarketFilter",
     "MarketLinkFilter",
@@ -129,6 +134,7 @@ __all__ = [
     "RetentionRules",
     "RetentionStore",
     "SealedSubject",
+    "SettledHour",
     "SettlementUpdate",
     "SignalControls",
     "SignalFilter",
@@ -145,6 +151,7 @@ __all__ = [
     "SystemRecords",
     "TickReader",
     "TimeRange",
+    "TradedHour",
     "VenueAdapter",
     "VenueItem",
     "VenueSink",

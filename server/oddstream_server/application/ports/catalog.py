@@ -78,6 +78,10 @@ class Catalog(Protocol):
         """By ascending link id."""
         ...
 
+    async def propose_links(self, links: Sequence[MarketLink]) -> int:
+        """Keep proposals; a link that is known already stays as it is. Answers how many were new."""
+        ...
+
     def all_markets(self, states: Sequence[MarketState], venues: Sequence[Venue]) -> AsyncIterator[Market]:
         """Every market of the named states and venues, streamed."""
         ...

@@ -11,7 +11,7 @@ from oddstream_server.application.ports.pages import Key, Page
 from oddstream_server.application.ports.privacy import RetentionRules
 from oddstream_server.domain.api_key import ApiKey, ApiKeyState
 from oddstream_server.domain.halt import Halt, HaltScope
-from oddstream_server.domain.market import Venue
+from oddstream_server.domain.market import Market, MarketLink, Venue
 from oddstream_server.domain.pipeline_run import PipelineRun, PipelineRunState, PipelineStage
 from oddstream_server.domain.principal import Role, Scopes
 from oddstream_server.domain.signal import SignalEvent
@@ -165,6 +165,16 @@ class PipelineRunRecords(Protocol):
         ...
 
 
+class LinkRecords(Protocol):
+    """Links between markets, locked while a change works on them."""
+
+    async def get(self, link_id: str) -> tuple[MarketLink, Sequence[Market]] | None:
+        """A link with its markets as they are now, in its order; markets that are gone are left out."""
+        ...
+
+    async def put(self, link: MarketLink) -> None: ...
+
+
 class Change(Protocol):
     """What one change works on; all of it commits together or not at all."""
 
@@ -188,6 +198,9 @@ class Change(Protocol):
 
     @property
     def retention(self) -> RetentionRules: ...
+
+    @property
+    def links(self) -> LinkRecords: ...
 
 
 class Changes(Protocol):

@@ -167,6 +167,22 @@ def event_slot(terms: Any, market: Any) -> Any:
     return terms["event"] if terms["event"] >= 0 else -1 - market
 
 
+def prune(lots: Any, heads: Any, tails: Any, market: Any) -> None:
+    """Take the lots that are gone out of a market's list."""
+    place = heads[market]
+    before = -1
+    while place >= 0:
+        after = lots[place]["next"]
+        if lots[place]["state"] != 1:
+            before = place
+        elif before < 0:
+            heads[market] = after
+        else:
+            lots[before]["next"] = after
+        place = after
+    tails[market] = before
+
+
 def holds_already(lots: Any, place: Any, intents: Any, which: Any) -> Any:
     """True where the strategy holds the outcome of this subject from another entry: it doesn't add to it."""
     wanted = intents[which]

@@ -16,6 +16,7 @@ from oddstream_server.backtesting.accounts.lots import (
     holds_already,
     lot_payment,
     mark_lot,
+    prune,
     update_credit,
 )
 from oddstream_server.backtesting.accounts.wide import notional_down, notional_up
@@ -322,6 +323,7 @@ def run_bank(
         if used > 0:
             if offer["maker"] == 0:
                 pools[m, 2 + offer["book_side"]] += used
+            prune(lots, heads, tails, m)
             update_credit(bank, credited, held, terms[m]["event"], margined, members, bounds, payout)
             bank[3] = max(bank[3], bank[1] - bank[2])
     return lot_count, written

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from oddstream_server.backtesting.acceleration import compiled
+from oddstream_server.backtesting.acceleration import compiled, inlined
 from oddstream_server.backtesting.passes.offers import (
     AT_SIGNAL,
     CONFIGURED,
@@ -77,7 +77,8 @@ def walk(
 ) -> Any:
     """Rows ``begin`` to ``end``; returns the row to go on with, before ``end`` where ``offers`` is full.
 
-    :param cursors: [change, intent, print, book row, offers written, most offers of one turn, row seen].
+    :param cursors: [change, intent, print, book row, offers written, most offers of one turn, row seen, number of the
+        first intent].
     :param pendings: PENDING by (strategy, market, 0 entry, 1 exit of outcome 0, 2 exit of outcome 1).
     :param waiting: pendings with something left, by market.
     :param options: [latency, fills on the trigger, walks books, makes, moments].
@@ -141,7 +142,7 @@ def walk(
             written = decide(
                 offers, written, intents, intent, i, latency, on_trigger, walks, makes, asked, bid_price, bid_size,
                 ask_price, ask_size, terms, status, pendings, waiting, last_row, book_bounds, levels, book_side,
-                book_price, book_size,
+                book_price, book_size, cursors[7],
             )  # fmt: skip
             intent += 1
             next_row = intents[intent]["row"] if intent < intent_count else 2**62
@@ -237,11 +238,12 @@ def walk(
     return i
 
 
+@inlined
 def decide(
     offers: Any, written: Any, intents: Any, which: Any, row: Any, latency: Any, on_trigger: Any, walks: Any,
     makes: Any, asked: Any, bid_price: Any, bid_size: Any, ask_price: Any, ask_size: Any, terms: Any, status: Any,
     pendings: Any, waiting: Any, last_row: Any, book_bounds: Any, levels: Any, book_side: Any, book_price: Any,
-    book_size: Any,
+    book_size: Any, numbered_from: Any,
 ) -> Any:  # fmt: skip
     """An intent begins to wait; what the book offers at once is written. Returns the offers written in all."""
     wanted = intents[which]
@@ -264,7 +266,7 @@ def decide(
     if pending["moments"] == 0:
         waiting[m] += 1
     pending["moments"] = asked
-    pending["intent"] = which
+    pending["intent"] = numbered_from + which
     pending["row"] = row
     pending["outcome"] = wanted["outcome"]
     pending["expire_us"] = wanted["expire_us"]
@@ -275,7 +277,7 @@ def decide(
             written,
             DECIDE,
             7,
-            which,
+            numbered_from + which,
             now,
             phase,
             sequence,
@@ -315,6 +317,7 @@ def decide(
     return written
 
 
+@inlined
 def load_levels(levels: Any, begin: Any, end: Any, side: Any, price: Any, size: Any) -> Any:
     """Copy a recorded book's levels; returns how many there are."""
     count = min(end - begin, len(levels))
@@ -384,86 +387,117 @@ class FillRules:
     """Which moments are wanted; the fill ladder needs all."""
 
 
-def find_offers(
-    shard: Shard, universe: Universe, intents: Any, strategy_count: int, rules: FillRules, *, plain: bool = False
-) -> Any:
-    """The log of a shard's intents: an array of :data:`OFFER` by (time, phase, sequence).
+class OfferPass:
+    """The book on its way past the intents of a shard, in the order of rows.
 
-    :param intents: array of INTENT by (row, strategy).
+    :param strategy_count: strategies that the intents are of.
     """
-    walker: Callable[..., Any] = compiled(walk, plain=plain)
-    finisher: Callable[..., Any] = compiled(finish_prints, plain=plain)
-    quotes, prints, books = shard.quotes, shard.trades if rules.makes else TradeRows.none(), shard.books
-    count = max(len(universe), 1)
-    level_room = MAXIMUM_LEVELS if rules.walks_books and len(books) else 0
-    reserve = (3 * strategy_count + 2) * (1 + level_room) + strategy_count
-    status = np.zeros(count, dtype=np.int64)
-    cursors = np.zeros(7, dtype=np.int64)
-    cursors[5] = reserve
-    pendings = np.zeros((strategy_count, count, 3), dtype=PENDING)
-    waiting = np.zeros(count, dtype=np.int64)
-    last_row = np.zeros(count, dtype=np.int64)
-    book_bounds = np.zeros((count if len(books) else 1, 2), dtype=np.int64)
-    levels = np.zeros((max(level_room, 1), 3), dtype=np.int64)
-    walks = rules.walks_books and len(books) > 0
-    options = np.array([rules.latency_us, rules.on_trigger, walks, rules.makes, rules.moments], dtype=np.int64)
-    capacity = max(4 * len(intents) + 256, 4 * reserve)
-    chunks = []
-    row, done = 0, False
-    while not done:
-        offers = np.empty(capacity, dtype=OFFER)
-        cursors[4] = 0
-        row = walker(
-            row,
-            len(quotes),
-            quotes.market,
-            quotes.receive_time_us,
-            quotes.ingest_sequence,
-            quotes.bid_price_micros,
-            quotes.bid_size_micros,
-            quotes.ask_price_micros,
-            quotes.ask_size_micros,
+
+    def __init__(
+        self, shard: Shard, universe: Universe, strategy_count: int, rules: FillRules, *, plain: bool = False
+    ) -> None:
+        self._walk: Callable[..., Any] = compiled(walk, plain=plain)
+        self._finish: Callable[..., Any] = compiled(finish_prints, plain=plain)
+        self._quotes, self._universe, self._rules = shard.quotes, universe, rules
+        prints, books = shard.trades if rules.makes else TradeRows.none(), shard.books
+        self._prints = (
             prints.market,
             prints.receive_time_us,
             prints.ingest_sequence,
             prints.price_micros,
             prints.size_micros,
             prints.taker_outcome,
+        )
+        self._books = (
             books.market,
             books.receive_time_us,
             books.book,
             books.side,
             books.price_micros,
             books.size_micros,
-            universe.terms,
-            universe.changes,
-            status,
-            cursors,
-            pendings,
-            waiting,
-            last_row,
-            book_bounds,
-            levels,
-            intents,
-            offers,
-            options,
         )
-        done = row == len(quotes)
-        if done and rules.makes:
-            done = finisher(
-                prints.market,
-                prints.receive_time_us,
-                prints.ingest_sequence,
-                prints.price_micros,
-                prints.size_micros,
-                prints.taker_outcome,
-                universe.terms,
-                universe.changes,
-                status,
-                cursors,
-                pendings,
-                waiting,
+        count = max(len(universe), 1)
+        walks = rules.walks_books and len(books) > 0
+        level_room = MAXIMUM_LEVELS if walks else 0
+        self._reserve = (3 * strategy_count + 2) * (1 + level_room) + strategy_count
+        self._status = np.zeros(count, dtype=np.int64)
+        self._cursors = np.zeros(8, dtype=np.int64)
+        self._cursors[5] = self._reserve
+        self._pendings = np.zeros((strategy_count, count, 3), dtype=PENDING)
+        self._waiting = np.zeros(count, dtype=np.int64)
+        self._last_row = np.zeros(count, dtype=np.int64)
+        self._book_bounds = np.zeros((count if walks else 1, 2), dtype=np.int64)
+        self._levels = np.zeros((max(level_room, 1), 3), dtype=np.int64)
+        options = (rules.latency_us, rules.on_trigger, walks, rules.makes, rules.moments)
+        self._options = np.array(options, dtype=np.int64)
+
+    def run(self, intents: Any, begin: int, end: int) -> list[Any]:
+        """Offers of rows ``begin`` to ``end``; calls go on where the one before ended.
+
+        :param intents: INTENT of these rows in order; they are numbered from where those of the call before ended.
+        """
+        q, chunks = self._quotes, []
+        self._cursors[1] = 0
+        while begin < end:
+            offers = np.empty(max(4 * len(intents), 2 * self._reserve) + 64, dtype=OFFER)
+            self._cursors[4] = 0
+            begin = self._walk(
+                begin,
+                end,
+                q.market,
+                q.receive_time_us,
+                q.ingest_sequence,
+                q.bid_price_micros,
+                q.bid_size_micros,
+                q.ask_price_micros,
+                q.ask_size_micros,
+                *self._prints,
+                *self._books,
+                self._universe.terms,
+                self._universe.changes,
+                self._status,
+                self._cursors,
+                self._pendings,
+                self._waiting,
+                self._last_row,
+                self._book_bounds,
+                self._levels,
+                intents,
+                offers,
+                self._options,
+            )
+            chunks.append(offers[: self._cursors[4]])
+        self._cursors[7] += len(intents)
+        return chunks
+
+    def finish(self) -> list[Any]:
+        """Offers of the prints after the last quote."""
+        chunks = []
+        done = not self._rules.makes
+        while not done:
+            offers = np.empty(64 + 2 * self._reserve, dtype=OFFER)
+            self._cursors[4] = 0
+            done = self._finish(
+                *self._prints,
+                self._universe.terms,
+                self._universe.changes,
+                self._status,
+                self._cursors,
+                self._pendings,
+                self._waiting,
                 offers,
             )
-        chunks.append(offers[: cursors[4]])
-    return np.concatenate(chunks) if len(chunks) > 1 else chunks[0]
+            chunks.append(offers[: self._cursors[4]])
+        return chunks
+
+
+def find_offers(
+    shard: Shard, universe: Universe, intents: Any, strategy_count: int, rules: FillRules, *, plain: bool = False
+) -> Any:
+    """The log of a shard's intents: an array of OFFER by (time, phase, sequence).
+
+    :param intents: array of INTENT by (row, time, sequence, strategy).
+    """
+    book = OfferPass(shard, universe, strategy_count, rules, plain=plain)
+    chunks = [*book.run(intents, 0, len(shard.quotes)), *book.finish()]
+    return np.concatenate(chunks) if chunks else np.empty(0, dtype=OFFER)

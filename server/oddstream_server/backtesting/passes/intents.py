@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from oddstream_server.backtesting.acceleration import inlined
 from oddstream_server.backtesting.accounts.charges import NO_SCHEDULE, ORDER, balance_rounding, raw_fee, stepped_fee
 from oddstream_server.backtesting.accounts.wide import LIMBS
 from oddstream_server.backtesting.records.columns import MISSING
@@ -84,6 +85,7 @@ def tick_at(terms: Any, ranges: Any, price_micros: Any) -> Any:
     return max(tick, 1)
 
 
+@inlined
 def write_intent(
     intents: Any, at: Any, kind: Any, row: Any, now_us: Any, sequence: Any, strategy: Any, market: Any, outcome: Any
 ) -> None:
@@ -131,6 +133,8 @@ def found_in(chunks: Sequence[Any], counts: Any) -> Found:
         chunk["basket"] += written
         written += len(chunk)
     created, revised, ended, _, warm = counts.tolist()
+    if len(chunks) == 1:
+        return Found(chunks[0], created, revised, ended, warm)
     return Found(np.concatenate(chunks) if chunks else np.empty(0, dtype=INTENT), created, revised, ended, warm)
 
 

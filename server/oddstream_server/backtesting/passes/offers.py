@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from oddstream_server.backtesting.acceleration import inlined
 from oddstream_server.backtesting.records.columns import MISSING
 
 AT_SIGNAL, NEXT_QUOTE, CONFIGURED = 1, 2, 4
@@ -64,6 +65,7 @@ PENDING: Final = np.dtype(
 )
 
 
+@inlined
 def gate_open(bid: Any, ask: Any, payout: Any) -> Any:
     """False for a crossed, locked or placeholder book."""
     if bid == MISSING or ask == MISSING:
@@ -71,6 +73,7 @@ def gate_open(bid: Any, ask: Any, payout: Any) -> Any:
     return not (bid >= ask or (bid * 100 <= payout and ask * 100 >= payout * 99))
 
 
+@inlined
 def write_offer(
     offers: Any,
     at: Any,
@@ -102,6 +105,7 @@ def write_offer(
     offer["maker"] = maker
 
 
+@inlined
 def offer_touch(
     offers: Any,
     written: Any,
@@ -170,6 +174,7 @@ def offer_touch(
     return written
 
 
+@inlined
 def rest_on_quote(
     offers: Any,
     written: Any,
@@ -208,6 +213,7 @@ def rest_on_quote(
     return written
 
 
+@inlined
 def rest_on_print(
     offers: Any, written: Any, pending: Any, now: Any, sequence: Any, price: Any, size: Any, taker: Any, payout: Any
 ) -> Any:

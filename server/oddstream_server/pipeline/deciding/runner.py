@@ -122,13 +122,17 @@ class StrategyRunner:
     ) -> None:
         """New facts about events, markets and links; they hold from the next instant that is decided on.
 
-        A link between two clocks is left out: nothing tells which tick came first.
+        A link that was never confirmed is left out, and so is one between two clocks: nothing tells which tick came
+        first.
         """
         for event in events:
             self._offer(as_of.essential_event(event), self._memory.known_events.get(event.event_id))
         for market in markets:
             self._offer(as_of.essential_market(market), self._memory.known_markets.get(market.market_id))
         for link in links:
+            if not link.tradable and link.link_id not in self._memory.known_links:
+                self._offered.pop(as_of.fact_key(link), None)
+                continue
             if Venue(link.other_market_id.partition(":")[0]).clock == _clock_of(link):
                 self._offer(as_of.essential_link(link), self._memory.known_links.get(link.link_id))
 

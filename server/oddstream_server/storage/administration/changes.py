@@ -11,6 +11,7 @@ from oddstream_server.storage.administration.requests import AnsweredRequests
 from oddstream_server.storage.administration.retention import RetentionRules
 from oddstream_server.storage.administration.runs import PipelineRunRecords
 from oddstream_server.storage.database import Database, Transaction
+from oddstream_server.storage.link_records import LinkRecords
 
 
 class PostgresChange:
@@ -24,6 +25,7 @@ class PostgresChange:
         self.controls = SignalControls(transaction)
         self.runs = PipelineRunRecords(transaction)
         self.retention = RetentionRules(transaction)
+        self.links = LinkRecords(transaction)
 
 
 class PostgresChanges:

@@ -6,7 +6,16 @@ from oddstream_server.application.strategy_settings import ParameterInput, Strat
 from oddstream_server.domain.halt import Halt, HaltScope, Reach
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.pipeline_run import PipelineRun, PipelineRunState, PipelineStage
-from oddstream_server.transport.converters.values import VENUES, chosen, duration, enum_table, span, stamp, timestamp
+from oddstream_server.transport.converters.values import (
+    VENUES,
+    chosen,
+    duration,
+    enum_table,
+    one,
+    span,
+    stamp,
+    timestamp,
+)
 
 STAGES = enum_table(PipelineStage, pipeline_run_pb2.PipelineStage, "PIPELINE_STAGE")
 RUN_STATES = enum_table(PipelineRunState, pipeline_run_pb2.PipelineRunState, "PIPELINE_RUN_STATE")
@@ -22,7 +31,7 @@ _VALUES = {
 def scope_of(message: halt_pb2.HaltScope) -> HaltScope:
     match message.WhichOneof("reach"):
         case "venue":
-            return HaltScope(Reach.VENUE, chosen(VENUES, [message.venue], "scope.venue")[0].value)
+            return HaltScope(Reach.VENUE, one(VENUES, message.venue, "scope.venue").value)
         case "kind":
             return HaltScope(Reach.KIND, message.kind)
         case _:
@@ -77,8 +86,8 @@ def run_filter_of(message: admin_service_pb2.PipelineRunFilter) -> PipelineRunFi
 
 
 def asked_run_of(request: admin_service_pb2.RunPipelineRequest) -> tuple[PipelineStage, Venue | None]:
-    venue = chosen(VENUES, [request.venue], "venue")[0] if request.venue else None
-    return chosen(STAGES, [request.stage], "stage")[0], venue
+    venue = one(VENUES, request.venue, "venue") if request.venue else None
+    return one(STAGES, request.stage, "stage"), venue
 
 
 def strategy_update_of(request: admin_service_pb2.UpdateStrategyRequest) -> StrategyUpdate:

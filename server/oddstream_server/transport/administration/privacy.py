@@ -10,9 +10,9 @@ from oddstream_server.transport.administration.audit import audit_entry_message
 from oddstream_server.transport.converters.signals import ACTIONS
 from oddstream_server.transport.converters.values import (
     VENUES,
-    chosen,
     duration,
     enum_table,
+    one,
     stamp,
     timestamp,
     word,
@@ -43,7 +43,7 @@ def rules_of(message: retention_policy_pb2.RetentionPolicy) -> dict[RetentionSub
     rules = {}
     for index, rule in enumerate(message.rules):
         path = f"retention_policy.rules[{index}]"
-        (subject,) = chosen(SUBJECTS, [rule.subject], f"{path}.subject")
+        subject = one(SUBJECTS, rule.subject, f"{path}.subject")
         keep_seconds = rule.keep.seconds if rule.HasField("keep") else None
         rules[subject] = RetentionRule(keep_seconds, word(rule.basis, f"{path}.basis"))
     return rules

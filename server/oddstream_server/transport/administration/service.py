@@ -56,8 +56,10 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     # --- keys -----------------------------------------------------------------------------------------------------
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Context) -> pb.CreateApiKeyResponse:
+        order = api_keys.new_key_of(request)
+
         async def work(mutation: Mutation) -> pb.CreateApiKeyResponse:
-            shown = await self._keys.create(mutation, api_keys.new_key_of(request))
+            shown = await self._keys.create(mutation, order)
             key = api_keys.api_key_message(shown.key, mutation.now_us)
             return pb.CreateApiKeyResponse(api_key=key, secret=shown.text)
 
@@ -72,8 +74,9 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         )
 
     async def UpdateApiKey(self, request: pb.UpdateApiKeyRequest, context: Context) -> pb.UpdateApiKeyResponse:
+        update = api_keys.key_update_of(request)
+
         async def work(mutation: Mutation) -> pb.UpdateApiKeyResponse:
-            update = api_keys.key_update_of(request)
             key = await self._keys.update(mutation, request.api_key.api_key_id, update)
             return pb.UpdateApiKeyResponse(api_key=api_keys.api_key_message(key, mutation.now_us))
 
@@ -90,8 +93,10 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         return await self._answers.once_with_secret(request, pb.RotateApiKeyResponse, work)
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Context) -> pb.RevokeApiKeyResponse:
+        note = word(request.note, "note")
+
         async def work(mutation: Mutation) -> pb.RevokeApiKeyResponse:
-            key = await self._keys.revoke(mutation, request.api_key_id, word(request.note, "note"))
+            key = await self._keys.revoke(mutation, request.api_key_id, note)
             return pb.RevokeApiKeyResponse(api_key=api_keys.api_key_message(key, mutation.now_us))
 
         return await self._answers.once(request, pb.RevokeApiKeyResponse, work)
@@ -108,16 +113,18 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         )
 
     async def RunPipeline(self, request: pb.RunPipelineRequest, context: Context) -> pb.RunPipelineResponse:
+        stage, venue = controls.asked_run_of(request)
+
         async def work(mutation: Mutation) -> pb.RunPipelineResponse:
-            stage, venue = controls.asked_run_of(request)
             runs = await self._runs.run(mutation, stage, venue)
             return pb.RunPipelineResponse(pipeline_runs=[controls.run_message(run, mutation.now_us) for run in runs])
 
         return await self._answers.once(request, pb.RunPipelineResponse, work)
 
     async def UpdateStrategy(self, request: pb.UpdateStrategyRequest, context: Context) -> pb.UpdateStrategyResponse:
+        update, strategy_id = controls.strategy_update_of(request), request.strategy.strategy_id
+
         async def work(mutation: Mutation) -> pb.UpdateStrategyResponse:
-            update, strategy_id = controls.strategy_update_of(request), request.strategy.strategy_id
             strategy = await update_strategy(mutation, self._strategies, strategy_id, update)
             return pb.UpdateStrategyResponse(strategy=strategy_message(strategy))
 
@@ -126,22 +133,28 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     # --- signals --------------------------------------------------------------------------------------------------
 
     async def WithdrawSignals(self, request: pb.WithdrawSignalsRequest, context: Context) -> pb.WithdrawSignalsResponse:
+        note = word(request.note, "note")
+
         async def work(mutation: Mutation) -> pb.WithdrawSignalsResponse:
-            done = await withdraw_signals(mutation, list(request.signal_ids), word(request.note, "note"))
+            done = await withdraw_signals(mutation, list(request.signal_ids), note)
             return pb.WithdrawSignalsResponse(withdrawn_count=done.count, sequence=done.sequence)
 
         return await self._answers.once(request, pb.WithdrawSignalsResponse, work)
 
     async def HaltSignals(self, request: pb.HaltSignalsRequest, context: Context) -> pb.HaltSignalsResponse:
+        scope, note = controls.scope_of(request.scope), word(request.note, "note")
+
         async def work(mutation: Mutation) -> pb.HaltSignalsResponse:
-            done = await halt_signals(mutation, controls.scope_of(request.scope), word(request.note, "note"))
+            done = await halt_signals(mutation, scope, note)
             return pb.HaltSignalsResponse(halt=controls.halt_message(done.halt), withdrawn_count=done.withdrawn)
 
         return await self._answers.once(request, pb.HaltSignalsResponse, work)
 
     async def ResumeSignals(self, request: pb.ResumeSignalsRequest, context: Context) -> pb.ResumeSignalsResponse:
+        note = word(request.note, "note")
+
         async def work(mutation: Mutation) -> pb.ResumeSignalsResponse:
-            halt = await resume_signals(mutation, request.halt_id, word(request.note, "note"))
+            halt = await resume_signals(mutation, request.halt_id, note)
             return pb.ResumeSignalsResponse(halt=controls.halt_message(halt))
 
         return await self._answers.once(request, pb.ResumeSignalsResponse, work)
@@ -171,16 +184,18 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     async def UpdateRetentionPolicy(
         self, request: pb.UpdateRetentionPolicyRequest, context: Context
     ) -> pb.UpdateRetentionPolicyResponse:
+        rules = privacy.rules_of(request.retention_policy)
+
         async def work(mutation: Mutation) -> pb.UpdateRetentionPolicyResponse:
-            rules = privacy.rules_of(request.retention_policy)
             policy = await self._retention.update(mutation, rules, request.etag)
             return pb.UpdateRetentionPolicyResponse(retention_policy=privacy.policy_message(policy))
 
         return await self._answers.once(request, pb.UpdateRetentionPolicyResponse, work)
 
     async def RunRetention(self, request: pb.RunRetentionRequest, context: Context) -> pb.RunRetentionResponse:
+        subjects = chosen(privacy.SUBJECTS, request.subjects, "subjects")
+
         async def work(mutation: Mutation) -> pb.RunRetentionResponse:
-            subjects = chosen(privacy.SUBJECTS, request.subjects, "subjects")
             outcomes = await self._retention.run_on_request(mutation, subjects, dry_run=request.dry_run)
             return pb.RunRetentionResponse(outcomes=map(privacy.outcome_message, outcomes), dry_run=request.dry_run)
 
@@ -195,8 +210,9 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     async def EraseSubjectData(
         self, request: pb.EraseSubjectDataRequest, context: Context
     ) -> pb.EraseSubjectDataResponse:
+        identity, note = privacy.identity_of(request.subject), word(request.note, "note")
+
         async def work(mutation: Mutation) -> pb.EraseSubjectDataResponse:
-            identity, note = privacy.identity_of(request.subject), word(request.note, "note")
             done = await self._subjects.erase(mutation, identity, note)
             return pb.EraseSubjectDataResponse(
                 erased_key_count=done.keys, pseudonym=done.pseudonym, erase_time=stamp(done.time_us)

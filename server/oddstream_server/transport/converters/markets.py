@@ -1,6 +1,7 @@
 """Events, markets, links and fee schedules, as messages; their filters, from messages."""
 
 from oddstream.v1 import event_pb2, fee_schedule_pb2, market_link_pb2, market_pb2, market_service_pb2, settlement_pb2
+from oddstream_server.application.link_review import LinkReview, link_etag
 from oddstream_server.application.markets import FeeEstimate
 from oddstream_server.application.ports import EventFilter, MarketFilter, MarketLinkFilter
 from oddstream_server.domain.fees import FeeFormula, FeeSchedule, schedule_at
@@ -188,6 +189,19 @@ def market_link_message(link: MarketLink) -> market_link_pb2.MarketLink:
         evidence=[market_link_pb2.LinkEvidence(name=name, detail=detail) for name, detail in link.evidence],
         create_time=timestamp(link.create_time_us),
         review_time=timestamp(link.review_time_us),
+        etag=link_etag(link),
+    )
+
+
+def link_review(request: market_service_pb2.ReviewMarketLinkRequest) -> LinkReview:
+    (decision,) = chosen(LINK_STATES, [request.decision], "decision")
+    return LinkReview(
+        link_id=request.market_link_id,
+        decision=decision,
+        rules_digest=request.rules_digest,
+        other_rules_digest=request.other_rules_digest,
+        note=request.note,
+        etag=request.etag,
     )
 
 

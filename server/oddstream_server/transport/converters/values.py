@@ -83,6 +83,14 @@ def chosen(table: dict[_E, Any], numbers: Iterable[int], field_name: str) -> tup
     return tuple(known[number] for number in numbers)
 
 
+def one(table: dict[_E, Any], number: int, field_name: str) -> _E:
+    """One enum value as the domain's; see :func:`chosen`."""
+    for value, known in table.items():
+        if known == number:
+            return value
+    raise InvalidArgument([FieldViolation(field_name, "must be one of the enum's values and not UNSPECIFIED")])
+
+
 def words(given: Iterable[str], field_name: str) -> tuple[str, ...]:
     """Free texts of a filter.
 
