@@ -15,9 +15,7 @@ from oddstream.v1 import access_pb2, admin_service_pb2, api_key_pb2, venue_pb2
 pb = admin_service_pb2
 app = typer.Typer(no_args_is_help=True, help="API keys: make, list, rotate and revoke them. For admins.")
 
-KeyId = Annotated[
-    str, typer.Argument(metavar="KEY_ID", help="The key's id, key_ and its letters; never the key itself.")
-]
+KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, key_…; never the key itself.")]
 Many = list[str]
 _UNITS = {"m": 60, "h": 3_600, "d": 86_400}
 

@@ -16,8 +16,9 @@ from oddstream.cli import json_lines
 from oddstream.cli.failures import failure_of
 from oddstream.cli.session import FAILED, Session, say, with_session
 from oddstream.cli.views.status import SystemView, status_json, status_page
-from oddstream.errors import from_rpc_error
-from oddstream.v1 import signal_service_pb2
+from oddstream.cli.views.system import system_page
+from oddstream.errors import OddstreamError, from_rpc_error
+from oddstream.v1 import admin_service_pb2, signal_service_pb2, system_status_pb2
 
 _LARGEST_ANSWER_BYTES = 4 * 1024 * 1024
 
@@ -30,7 +31,18 @@ def status(
         typer.Option(help="Address of the server's operations port.", metavar="URL", envvar="ODDSTREAM_OPERATIONS"),
     ] = "http://127.0.0.1:9464",
 ) -> None:
-    """Show how the service does: each venue's feed, the pipeline, the streams."""
+    """Show how the service does: its parts, each venue's feed, the pipeline, halts, what doesn't work.
+
+    A server that doesn't tell (an older one, or one that is down) is asked by its signal stream and its operations
+    port instead.
+    """
+    system = system_status(session)
+    if system is not None:
+        if session.as_json:
+            print(json_lines.line({"target": session.address, "system": json_lines.plain(system)}), flush=True)
+        else:
+            session.console().print(system_page(session.address, system))
+        return
     if not operations.startswith(("http://", "https://")):
         operations = f"http://{operations}"
     state, state_words = operations_state(operations, min(session.timeout or 3.0, 3.0))
@@ -46,6 +58,15 @@ def status(
             say(f"Error: neither {session.address} nor {operations} answers")
         say("  Way out: start a server with `make run`, or name another with --target and --operations")
         raise typer.Exit(FAILED)
+
+
+def system_status(session: Session) -> system_status_pb2.SystemStatus | None:
+    """What GetSystemStatus answers; None where it doesn't."""
+    with session.client() as client:
+        try:
+            return client.admin.GetSystemStatus(admin_service_pb2.GetSystemStatusRequest()).status
+        except OddstreamError:
+            return None
 
 
 def operations_state(address: str, timeout_seconds: float) -> tuple[Mapping[str, Any] | None, str]:
