@@ -33,6 +33,10 @@ bench-unary: .venv/dev.stamp ## a unary call beside a bare gRPC echo and FastAPI
 	@$(BIN)/uv sync -q --locked --inexact --group bench-web
 	@$(BIN)/python -m loadtests.unary
 
+.PHONY: drill-stream
+drill-stream: .venv/dev.stamp ## the stream's reliability tests in full: 50 kills, 30 s without Redis and of a stopped leader, 3,000 clients
+	@ODDSTREAM_DRILL=long $(BIN)/python -m pytest -n 0 -s tests/reliability/streams $(ARGS)
+
 .PHONY: drill-rotation
 drill-rotation: .venv/dev.stamp ## database passwords changed every 5 s for 60 s under load, then the Vault stopped: 0 failed calls
 	@ODDSTREAM_DRILL_SECONDS=60 ODDSTREAM_DRILL_PAUSE_SECONDS=5 $(BIN)/python -m pytest -q -n0 tests/reliability/test_secret_rotation.py

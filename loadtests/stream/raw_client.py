@@ -28,16 +28,16 @@ def _text(value: bytes) -> bytes:
     return bytes((len(value),)) + value  # every value here is shorter than 127
 
 
-def _request_headers(path: bytes) -> bytes:
-    return b"".join(
-        (
-            b"\x83\x86",  # :method POST, :scheme http
-            b"\x04" + _text(path),
-            b"\x01" + _text(b"localhost"),
-            b"\x0f\x10" + _text(b"application/grpc"),
-            b"\x00" + _text(b"te") + _text(b"trailers"),
-        )
+def _request_headers(path: bytes, key: bytes) -> bytes:
+    headers = (
+        b"\x83\x86",  # :method POST, :scheme http
+        b"\x04" + _text(path),
+        b"\x01" + _text(b"localhost"),
+        b"\x0f\x10" + _text(b"application/grpc"),
+        b"\x00" + _text(b"te") + _text(b"trailers"),
+        b"\x00" + _text(b"authorization") + _text(b"Bearer " + key) if key else b"",
     )
+    return b"".join(headers)
 
 
 @dataclass
@@ -61,7 +61,9 @@ class Result:
 class Connection:
     """One socket with several streams."""
 
-    def __init__(self, port: int, path: bytes, request: bytes, streams: int, measure: "Measure") -> None:
+    def __init__(
+        self, port: int, path: bytes, request: bytes, streams: int, measure: "Measure", key: bytes = b""
+    ) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._measure = measure
@@ -73,7 +75,7 @@ class Connection:
         opening = [_PREFACE, _frame(_SETTINGS, 0, 0, settings)]
         opening.append(_frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", _LARGEST_WINDOW - 65_535)))
         for number in self.streams:
-            opening.append(_frame(_HEADERS, _END_HEADERS, number, _request_headers(path)))
+            opening.append(_frame(_HEADERS, _END_HEADERS, number, _request_headers(path, key)))
             opening.append(_frame(_DATA, _END_STREAM, number, body))
         self.socket.sendall(b"".join(opening))
 

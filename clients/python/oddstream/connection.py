@@ -22,7 +22,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # Flow-control windows that grow with the bandwidth would let a stalled reader pile up megabytes unseen.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # Beside its name, this is how long an attempt to connect may take: a busy server or a far one needs its time.
+    ("grpc.min_reconnect_backoff_ms", 3_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.max_receive_message_length", 8 * 1024 * 1024),
     # Retrying is this library's, which knows what is safe to repeat.

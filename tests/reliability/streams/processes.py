@@ -32,7 +32,7 @@ LONG = os.environ.get("ODDSTREAM_DRILL") == "long"
 """The drills' figures in full; otherwise the short form that CI runs."""
 START_SECONDS = 40.0
 _ROOT = Path(__file__).resolve().parents[3]
-_PATH = os.pathsep.join(str(_ROOT / folder) for folder in (".", "server", "clients/python"))
+SOURCES = os.pathsep.join(str(_ROOT / folder) for folder in (".", "server", "clients/python"))
 
 
 def drill(short: int, full: int) -> int:
@@ -68,7 +68,7 @@ class Stage:
             **settings,
         }
         variables = {f"ODDSTREAM_{name.upper()}": value for name, value in named.items()}
-        return {"PATH": "/usr/bin:/bin", "HOME": str(self.root), "PYTHONPATH": _PATH, **variables}
+        return {"PATH": "/usr/bin:/bin", "HOME": str(self.root), "PYTHONPATH": SOURCES, **variables}
 
     def start(self, arguments: Sequence[str], settings: dict[str, str], plant: str = "") -> "subprocess.Popen[str]":
         command = ["-m", "tests.reliability.streams.planted", plant] if plant else ["-m", "oddstream_server"]
@@ -92,12 +92,9 @@ class Stage:
         await server.start()
         return server
 
-    def pipeline(self, name: str, settings: dict[str, str] | None = None) -> "subprocess.Popen[str]":
-        """A candidate for the leadership, with the simulated venue."""
-        # Each has a data folder of its own: their operations sockets would else be one.
-        folder = self.root / name
-        folder.mkdir(exist_ok=True)
-        return self.start(["pipeline"], {"data_dir": str(folder), **(settings or {})})
+    def pipeline(self, index: int) -> "subprocess.Popen[str]":
+        """A candidate for the leadership, with the simulated venue; each needs a number of its own."""
+        return self.start(["pipeline", "--index", str(index)], {})
 
     async def write(self, seed: int, events_per_s: float, plant: str = "") -> "Writer":
         """The process that writes the log; it ends with the stage, if nobody stops it before."""
@@ -153,6 +150,11 @@ class Server:
             assert time.monotonic() < deadline, f"the server did not get ready\n{self._stage.tail()}"
             await asyncio.sleep(0.03)
 
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
     def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
@@ -176,7 +178,7 @@ class Writer:
         with (self._stage.root / "writer.log").open("a") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
-                env={"PYTHONPATH": _PATH},
+                env={"PYTHONPATH": SOURCES},
                 cwd=_ROOT,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,

@@ -78,7 +78,9 @@ class Subscriber:
     async def _follow(self) -> None:
         try:
             async with oddstream.AsyncClient(self.target, api_key=self.key) as client:
-                watch = client.watch_signals(start=self.start, on_message=self._hear, on_break=self._note_break)
+                watch = client.watch_signals(
+                    start=self.start, include_simulated=True, on_message=self._hear, on_break=self._note_break
+                )
                 self.cursor = watch.cursor
                 try:
                     async for event in watch:

@@ -60,7 +60,7 @@ async def slow_beside_fast(
 ) -> list[str]:
     """Until the slow one was cut or, with a bug planted, had its time."""
     # A ring of a moment, so that the slow one is served from the log and not from memory.
-    settings = {"slow_consumer_seconds": str(SLOW_AFTER_SECONDS), "signals_in_memory": "500"}
+    settings = {"slow_consumer_seconds": str(SLOW_AFTER_SECONDS), "signals_in_memory": "100"}
     async with stage(database_url, redis_url, settings) as here, contextlib.AsyncExitStack() as stack:
         server = await here.serve(plant=plant)
         start = await here.from_the_beginning()
