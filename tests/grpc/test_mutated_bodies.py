@@ -14,7 +14,7 @@ from oddstream_server.interceptors.assembly import ChainSettings
 from tests.grpc.running_server import CONTRACT, Running, World, bearer, read_failure, running
 from tests.grpc.stored_world import MARKET, STRATEGY, StoredWorld, book, market, quotes, signal
 
-SERVED_BODIES, REFUSED_BODIES = 150, 10
+SERVED_BODIES, REFUSED_BODIES = 60, 4
 FAULTS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 INTEGERS = (0, 1, 2, 3, 50, -1, 1000, 10**6, 2**31 - 1, -(2**31))
