@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from oddstream_server.application.as_of import Journal
 from oddstream_server.application.ports import EventFilter, TimeRange
 from oddstream_server.domain.market import MarketState, Venue
 from oddstream_server.domain.signal import DataOrigin, SignalEvent, SignalEventType
-from oddstream_server.pipeline.deciding.as_of import Journal
 from oddstream_server.pipeline.deciding.replay import replay, replayed_events
 from oddstream_server.pipeline.declarations import Declaration, Declarations
 from oddstream_server.pipeline.imports.command import import_quotes

@@ -6,10 +6,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from oddstream_server.application import as_of
+from oddstream_server.application.as_of import EVENTS_ID, LINKS_ID, MARKETS_ID
 from oddstream_server.application.ports import StrategyState
 from oddstream_server.domain.market import Event, Market, MarketLink, MarketState, Venue
 from oddstream_server.domain.signal import SignalEvent
-from oddstream_server.pipeline.deciding import as_of
 from oddstream_server.pipeline.deciding.slots import (
     GroupSlot,
     MarketSlot,
@@ -25,9 +26,6 @@ from oddstream_server.strategies.registry import ConfiguredStrategy
 from oddstream_server.strategies.underlying import STATE as UNDERLYING_STATE
 
 GATE_ID: Final = "runner.gate"
-MARKETS_ID: Final = "runner.markets"
-EVENTS_ID: Final = "runner.events"
-LINKS_ID: Final = "runner.links"
 POSITION_ID: Final = "runner.position"
 UNDERLYING_ID: Final = "runner.underlying"
 OWN_IDS: Final = (GATE_ID, MARKETS_ID, EVENTS_ID, LINKS_ID, POSITION_ID, UNDERLYING_ID)

@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
+from oddstream_server.application import as_of
+from oddstream_server.application.as_of import EVENTS_ID, LINKS_ID, MARKETS_ID
 from oddstream_server.application.ports import Catalog, Lease, PipelineStore, StrategyState, TickReader, TimeRange
 from oddstream_server.domain.fitted import FittedObject
 from oddstream_server.domain.market import Event, Market, MarketLink
 from oddstream_server.domain.quote import Quote, Trade
 from oddstream_server.domain.signal import DataOrigin, SignalEvent
-from oddstream_server.pipeline.deciding import as_of
-from oddstream_server.pipeline.deciding.memory import EVENTS_ID, LINKS_ID, MARKETS_ID
 from oddstream_server.pipeline.deciding.runner import StrategyRunner
 from oddstream_server.strategies.registry import ConfiguredStrategy
 

@@ -11,18 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
+from oddstream_server.application import as_of
+from oddstream_server.application.as_of import EVENTS_ID, LINKS_ID, MARKETS_ID
 from oddstream_server.application.ports import Decision, StrategyState
 from oddstream_server.domain.fitted import FittedObject
 from oddstream_server.domain.halt import HaltScope
 from oddstream_server.domain.market import Event, Market, MarketLink, Venue, is_underlying
 from oddstream_server.domain.quote import Quote, Trade
 from oddstream_server.domain.signal import DataOrigin, SignalEvent
-from oddstream_server.pipeline.deciding import as_of
 from oddstream_server.pipeline.deciding.memory import (
-    EVENTS_ID,
     GATE_ID,
-    LINKS_ID,
-    MARKETS_ID,
     OWN_IDS,
     POSITION_ID,
     UNDERLYING_ID,

@@ -30,6 +30,11 @@ Fact = Event | Market | MarketLink
 """What strategies depend on and didn't come as a tick."""
 Subject = TypeVar("Subject", Market, Event, MarketLink)
 
+MARKETS_ID: Final = "runner.markets"
+EVENTS_ID: Final = "runner.events"
+LINKS_ID: Final = "runner.links"
+"""Names under which the journal is kept among the checkpoints, by the id of its subject."""
+
 ALWAYS: Final = 0
 """Effective time of facts that hold from the beginning."""
 
