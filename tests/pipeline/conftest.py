@@ -85,9 +85,10 @@ class Watcher(SilentObserver):
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def until(self, holds: Callable[[], bool], seconds: float = 20.0) -> None:
-        async with asyncio.timeout(seconds):
-            while not holds():
-                self.changed.clear()
+        """Wait until the condition holds; the seconds are those without any news."""
+        while not holds():
+            self.changed.clear()
+            async with asyncio.timeout(seconds):
                 await self.changed.wait()
 
     def leading(self, epoch: int | None) -> None:

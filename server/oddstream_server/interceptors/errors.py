@@ -29,6 +29,10 @@ class ErrorsInterceptor:
         except grpc.aio.AbortError:
             call.code = call.context.code()
             raise
+        except grpc.aio.InternalError as gone:
+            # A message could not be sent: the client's side of the connection ended a moment before gRPC told us so.
+            call.code = _ended_by_client(call)
+            raise asyncio.CancelledError from gone
         except Exception as error:
             failure = _single(error)
         status = status_of(failure, call.request_context.correlation_id)

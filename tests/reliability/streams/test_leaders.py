@@ -49,11 +49,11 @@ async def takeovers(
         for bot in bots:
             bot.begin()
         processes = {p.pid: p for p in (here.pipeline(n) for n in range(pipelines))}
-        epoch, pid, _ = await next_leader(here, 0)
         await here.wait_for_head(20)
         for number in range(rounds):
             await asyncio.sleep(rng.uniform(0.2, 0.8))
             stopped = number % 2 == 0
+            epoch, pid, _ = await next_leader(here, 0)  # a slow machine may have moved it since the last look
             os.kill(pid, signal.SIGSTOP if stopped else signal.SIGKILL)
             old_epoch, old_pid, at = epoch, pid, await here.head()
             epoch, pid, seconds = await next_leader(here, old_epoch, 20 if pipelines > 1 else MOVES_SECONDS + 1)
