@@ -32,6 +32,7 @@ from oddstream_server.storage.administration.key_records import KeyDirectory
 from oddstream_server.storage.administration.retention import RetentionStore
 from oddstream_server.storage.administration.runs import PipelineRunStore
 from oddstream_server.storage.administration.system import SystemRecords
+from oddstream_server.storage.backtests.archive import Archive
 from oddstream_server.storage.database import Database
 from oddstream_server.strategies.registry import Registry
 from oddstream_server.transport.administration.service import Administration
@@ -85,17 +86,23 @@ class Records:
 
 
 def records_of(
-    database: Database, folder: Path, retention: Mapping[RetentionSubject, RetentionRule], keyring: Keyring
+    database: Database,
+    folder: Path,
+    retention: Mapping[RetentionSubject, RetentionRule],
+    keyring: Keyring,
+    archive: Path | None = None,
 ) -> Records:
     """:param folder: see :func:`records_folder`.
     :param retention: how long things are kept where operators set no rule.
+    :param archive: the archive's folder, ``archive`` in ``folder`` by default: old ticks go there before they go.
     """
     people = People(Sealer(keyring.data_keys), KeyDirectory(database))
     log = AuditLogStore(database)
+    old = RetentionStore(database, Archive(database, archive or folder / "archive"))
     return Records(
         people=people,
         audit=Audit(log, JsonLinesAnchors(folder / "audit-anchors.jsonl"), now_us),
-        retention=Retention(RetentionStore(database), log, retention, now_us),
+        retention=Retention(old, log, retention, now_us),
         subjects=Subjects(
             PostgresChanges(database),
             people,
@@ -116,8 +123,9 @@ def administration(
     folder: Path,
     process: OwnProcess,
     retention: Mapping[RetentionSubject, RetentionRule] = DEFAULTS,
+    archive: Path | None = None,
 ) -> Administration:
-    records = records_of(database, folder, retention, keyring)
+    records = records_of(database, folder, retention, keyring, archive)
     runs = PipelineRunStore(database)
     return Administration(
         mutations=Mutations(PostgresChanges(database), Sealer(keyring.data_keys), now_us),

@@ -5,13 +5,12 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Final
 
 import structlog
 
 from oddstream_server.app.process import (
-    data_folder,
+    archive_folder,
     database_tls,
     new_registry,
     now_us,
@@ -46,10 +45,6 @@ log = structlog.get_logger()
 
 ARCHIVE_SECONDS: Final = 3_600.0
 _CHILD_POOL: Final = {"database_pool_size": 2, "database_max_overflow": 1}
-
-
-def archive_folder(settings: Settings) -> Path:
-    return settings.archive_dir or data_folder(settings).root / "archive"
 
 
 def open_registry() -> Registry:

@@ -11,6 +11,7 @@ import structlog
 
 from oddstream_server.app.administration import records_folder, records_of, retention_defaults
 from oddstream_server.app.process import (
+    archive_folder,
     data_folder,
     new_registry,
     now_us,
@@ -159,7 +160,9 @@ async def run_pipeline(settings: Settings, process: str, stop: StopSignal) -> No
     async def state() -> State:
         return {"ready": True, "secrets": stores.state(), **told(metrics, adapters)}
 
-    records = records_of(database, records_folder(settings), retention_defaults(settings), keyring)
+    records = records_of(
+        database, records_folder(settings), retention_defaults(settings), keyring, archive_folder(settings)
+    )
     housekeeping = Housekeeping(
         records.audit,
         records.retention,

@@ -47,6 +47,11 @@ def data_folder(settings: Settings) -> DataFolder:
     return DataFolder.at(settings.data_dir)
 
 
+def archive_folder(settings: Settings) -> Path:
+    """Where closed days are kept in Parquet; who computes backtests or drops old ticks has to reach it."""
+    return settings.archive_dir or data_folder(settings).root / "archive"
+
+
 def worker_sockets(settings: Settings) -> Path:
     """Where the workers' operations sockets are: with the embedded services' own."""
     folder = data_folder(settings)

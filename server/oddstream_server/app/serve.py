@@ -14,9 +14,9 @@ from oddstream.v1 import (
     signal_service_pb2_grpc,
 )
 from oddstream_server.app.administration import ServingProcess, administration, records_folder, retention_defaults
-from oddstream_server.app.backtests import archive_folder
 from oddstream_server.app.process import (
     access_tokens,
+    archive_folder,
     certificate_files,
     new_registry,
     now_us,
@@ -144,6 +144,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
             records_folder(settings),
             ServingProcess(database, shared_state, feeds.signals, secrets),
             retention_defaults(settings),
+            archive_folder(settings),
         ),
         now_us,
     )

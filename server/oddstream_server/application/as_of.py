@@ -97,12 +97,13 @@ def from_catalog(markets: Iterable[Market], events: Iterable[Event]) -> Journal:
     close early: only that of a price ladder, whose terms fix it, is kept.
     """
     return Journal(
-        markets={m.market_id: [(ALWAYS, essential_market(_before_its_end(m)))] for m in markets},
+        markets={m.market_id: [(ALWAYS, essential_market(before_its_end(m)))] for m in markets},
         events={e.event_id: [(ALWAYS, essential_event(e))] for e in events},
     )
 
 
-def _before_its_end(market: Market) -> Market:
+def before_its_end(market: Market) -> Market:
+    """The market without what tells how it ended: its state, and a close that could come early."""
     close_time_us = None if market.strike is None else market.close_time_us
     return replace(market, state=MarketState.OPEN, close_time_us=close_time_us)
 

@@ -77,7 +77,7 @@ class Computation:
             ShardPlan(number, tuple(found.market_ids(shard)), rows)
             for number, (shard, rows) in enumerate(zip(found.shards, found.row_counts, strict=True), start=1)
         ]
-        frozen = FrozenMarkets(found.universe.markets, found.universe.events).to_bytes()
+        frozen = FrozenMarkets.of(found.universe).to_bytes()
         _still_ours(await self._work.plan_shards(run.run_id, run.attempt, shards, frozen))
 
     async def sweep_shard(self, claimed: ClaimedShard) -> None:

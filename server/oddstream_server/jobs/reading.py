@@ -2,19 +2,22 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter
 
+from oddstream_server.application.as_of import before_its_end
 from oddstream_server.application.ports.backtests import Columns, MarketHistory, MarketRows, RecordedData
-from oddstream_server.backtesting.records.columns import BookRows, QuoteRows, Shard, TradeRows
-from oddstream_server.backtesting.records.universe import RecordedMarket, Universe, recorded
+from oddstream_server.backtesting.records.columns import BookRows, PriceRows, QuoteRows, Shard, TradeRows
+from oddstream_server.backtesting.records.universe import LinkSpan, RecordedMarket, Universe, recorded, spans_of
 from oddstream_server.domain.backtest import BacktestSpec
 from oddstream_server.domain.errors import FailedPrecondition
-from oddstream_server.domain.market import Event
+from oddstream_server.domain.fitted import FittedObject
+from oddstream_server.domain.market import Event, MarketState
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,8 @@ async def find_data(data: RecordedData, spec: BacktestSpec, warm_up_us: int, sha
     rows = await data.count_rows(spec.markets, first_us, spec.end_us, simulated=spec.simulated)
     if not any(r.quote_count for r in rows):
         raise without_data()
-    universe = await build_universe(data, rows)
-    counts = {r.market_id: r.quote_count + r.trade_count for r in rows}
+    universe = await build_universe(data, rows, spec.end_us)
+    counts = {r.market_id: r.quote_count + r.trade_count + r.level_count for r in rows}
     by_index = [counts[market_id] for market_id in universe.market_ids]
     shards = universe.shards(by_index, shard_rows)
     return RunData(
@@ -64,6 +67,12 @@ class FrozenMarkets:
 
     markets: tuple[RecordedMarket, ...]
     events: tuple[Event, ...]
+    links: tuple[LinkSpan, ...]
+    fitted: tuple[FittedObject, ...]
+
+    @classmethod
+    def of(cls, universe: Universe) -> "FrozenMarkets":
+        return cls(universe.markets, universe.events, universe.spans, universe.fitted)
 
     def to_bytes(self) -> bytes:
         return zlib.compress(_FROZEN.dump_json(self))
@@ -71,25 +80,41 @@ class FrozenMarkets:
     @classmethod
     def from_bytes(cls, stored: bytes) -> Universe:
         held = _FROZEN.validate_json(zlib.decompress(stored))
-        return Universe(held.markets, held.events)
+        return Universe(held.markets, held.events, held.links, held.fitted)
 
 
 _FROZEN: Final = TypeAdapter(FrozenMarkets)
 
 
-async def build_universe(data: RecordedData, rows: Sequence[MarketRows]) -> Universe:
+async def build_universe(data: RecordedData, rows: Sequence[MarketRows], end_us: int) -> Universe:
+    """What is known of the markets before the end of a run; each fact with the instant from which it was."""
     first_rows = {r.market_id: r.first_time_us for r in rows}
     ids = sorted(first_rows)
     histories = await data.histories(ids)
     events = await data.events(ids)
-    return Universe([as_known(h, first_rows[h.market.market_id]) for h in histories], events)
+    links = [span for link in await data.links(ids) for span in spans_of(link.link, link.changes)]
+    fitted = [found for found in await data.fitted() if found.effective_time_us < end_us]
+    return Universe(
+        [as_known(h, first_rows[h.market.market_id]) for h in histories],
+        events,
+        [span for span in links if span.from_us < end_us],
+        fitted,
+    )
 
 
 def as_known(history: MarketHistory, first_row_us: int) -> RecordedMarket:
-    """A market was known from when the catalog had it, or from its first row, if that came before."""
+    """A market as a live run knew it; one that no live run saw (imports) was known from when the catalog had it, or
+    from its first row, if that came before."""
+    if history.versions:
+        states = [(time_us, version.state) for time_us, version in history.versions]
+        if first_row_us < states[0][0]:
+            states.insert(0, (first_row_us, MarketState.OPEN))  # an import reaches back before the live run
+        changes = [states[0], *(after for before, after in pairwise(states) if before[1] is not after[1])]
+        return RecordedMarket(history.versions[0][1], tuple(changes), history.settlements)
     market = replace(history.market, settlement=history.settlements[0] if history.settlements else None)
     known = recorded(market, min(history.first_seen_us, first_row_us))
-    return replace(known, settlements=history.settlements)
+    # the close that the catalog has may be one that nobody knew beforehand: it shuts the market, and is no term of it
+    return replace(known, market=before_its_end(market), settlements=history.settlements)
 
 
 async def read_shard(data: RecordedData, run: RunData, shard: Sequence[int]) -> Shard:
@@ -98,15 +123,42 @@ async def read_shard(data: RecordedData, run: RunData, shard: Sequence[int]) -> 
     places = np.array(shard, dtype=np.int32)
     quotes = await data.quotes(ids, run.first_us, run.end_us)
     trades = await data.trades(ids, run.first_us, run.end_us)
+    levels = await data.books(ids, run.first_us, run.end_us)
+    instruments = np.unique(run.universe.instrument_of[places])
+    about = instruments[instruments >= 0].astype(np.int32)
+    prices = await data.quotes([run.universe.instruments[i] for i in about], run.first_us, run.end_us)
     return Shard(
         tuple(shard),
         QuoteRows(**_as(QuoteRows, quotes, places)),
         TradeRows(**_as(TradeRows, trades, places)),
-        BookRows.none(),
+        _books(levels, places),
+        PriceRows(**_as(PriceRows, {**prices, "price_micros": prices["bid_price_micros"]}, about)),
     )
 
 
-def _as(rows: type[QuoteRows] | type[TradeRows], columns: Columns, places: npt.NDArray[np.int32]) -> Columns:
+def _books(levels: Columns, places: npt.NDArray[np.int32]) -> BookRows:
+    """Levels numbered by the book that they belong to: a market's at one instant."""
+    times, market = levels["receive_time_us"], levels["market"]
+    begins = np.ones(len(times), dtype=bool)
+    begins[1:] = (times[1:] != times[:-1]) | (market[1:] != market[:-1])
+    numbered = {
+        **levels,
+        "ingest_sequence": np.arange(len(times), dtype=np.int64),
+        "book": np.cumsum(begins) - 1,
+    }
+    return BookRows(**_as(BookRows, numbered, places))
+
+
+def _as(
+    rows: type[QuoteRows] | type[TradeRows] | type[PriceRows] | type[BookRows],
+    columns: Columns,
+    places: npt.NDArray[np.int32],
+) -> Columns:
     """The columns in the types that the engine declares, with markets by their index in the universe."""
     placed = {**columns, "market": places[columns["market"]]}
-    return {name: values.astype(np.int32 if name in rows._narrow else np.int64) for name, values in placed.items()}
+    wanted = {column.name for column in fields(rows)}
+    return {
+        name: values.astype(np.int32 if name in rows._narrow else np.int64)
+        for name, values in placed.items()
+        if name in wanted
+    }

@@ -27,7 +27,7 @@ from oddstream_server.domain.market import Event, Market, MarketState, Venue
 from oddstream_server.domain.quote import FeedState, FeedStatus, Quote, Trade
 from oddstream_server.domain.signal import SignalEvent
 from oddstream_server.domain.strategy import StrategySetting
-from oddstream_server.pipeline.books import BookPublisher
+from oddstream_server.pipeline.books import BookPublisher, BookRecorder
 from oddstream_server.pipeline.deciding.runner import StrategyRunner
 from oddstream_server.pipeline.declarations import Declarations
 from oddstream_server.pipeline.expiry import OpenSignals
@@ -67,6 +67,7 @@ class Ingest:
         lease: Callable[[], Lease],
         venues: Sequence[Venue],
         books: BookPublisher | None = None,
+        depth: BookRecorder | None = None,
         grader: Grader | None = None,
         controls: ControlsReader | None = None,
         configure: Configure | None = None,
@@ -85,7 +86,7 @@ class Ingest:
         self._clock = clock
         self._lease = lease
         self._venues = tuple(venues)
-        self._books = books
+        self._followers = [follower for follower in (books, depth) if follower is not None]
         self._grader = grader
         self._controls = controls
         self._configure = configure
@@ -233,8 +234,8 @@ class Ingest:
             self._observer.tick_age(now_us - ticks[0].receive_time_us)
             for venue, latest_us in {tick.source.venue: tick.receive_time_us for tick in ticks}.items():
                 self._observer.data_received(venue, latest_us)
-        if self._books is not None:
-            self._books.mark(tick.market_id for tick in ticks if isinstance(tick, Quote))
+        for follower in self._followers:
+            follower.mark(tick.market_id for tick in ticks if isinstance(tick, Quote))
 
     async def _decided(self, ticks: Sequence[Quote | Trade]) -> BatchResult:
         """One transaction, tried again while the database is away.

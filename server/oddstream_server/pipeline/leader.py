@@ -31,7 +31,7 @@ from oddstream_server.application.ports import (
 from oddstream_server.domain.errors import Aborted, Unavailable
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.quote import FeedState, FeedStatus
-from oddstream_server.pipeline.books import BookPublisher
+from oddstream_server.pipeline.books import BookPublisher, BookRecorder
 from oddstream_server.pipeline.deciding.runner import StrategyRunner
 from oddstream_server.pipeline.declarations import Declarations
 from oddstream_server.pipeline.discovery import Discovery
@@ -59,6 +59,10 @@ class PipelineSettings:
     """How long the writer waits for more after the first item; ticks that come while it commits gather anyway."""
     sweep_seconds: float = 1.0
     books_seconds: float = 0.1
+    depth_seconds: float = 10.0
+    """How often the books that changed are recorded for backtests; 0 for never."""
+    depth_levels: int = 10
+    """How many levels of each side are recorded."""
     disk_seconds: float = 5.0
     minimum_free_disk_ppm: int = 50_000
     partitions_seconds: float = 3_600.0
@@ -221,6 +225,9 @@ class Pipeline:
     async def _run_everything(self) -> None:
         settings = self._settings
         publisher = None if self._books is None else BookPublisher(self._books, self._adapters, self._observer)
+        recorder = None
+        if settings.depth_seconds > 0:
+            recorder = BookRecorder(self._store, self._adapters, self._held, settings.depth_levels)
         ingest = Ingest(
             queue=self._queue,
             store=self._store,
@@ -236,6 +243,7 @@ class Pipeline:
             lease=self._held,
             venues=tuple(self._adapters),
             books=publisher,
+            depth=recorder,
             grader=None if self._log is None else Grader(self._log, self._catalog),
             controls=self._controls,
             configure=self._configure,
@@ -245,13 +253,13 @@ class Pipeline:
             linger_seconds=settings.linger_seconds,
         )
         try:
-            await self._run_tasks(ingest, publisher)
+            await self._run_tasks(ingest, publisher, recorder)
         except asyncio.CancelledError:
             await self._give_back()
             raise
         await self._give_back()
 
-    async def _run_tasks(self, ingest: Ingest, publisher: BookPublisher | None) -> None:
+    async def _run_tasks(self, ingest: Ingest, publisher: BookPublisher | None, recorder: BookRecorder | None) -> None:
         settings = self._settings
         async with asyncio.TaskGroup() as group:
             keeping = [group.create_task(self._keep_lease())]
@@ -272,6 +280,8 @@ class Pipeline:
             if publisher is not None:
                 keeping.append(group.create_task(self._beat(settings.books_seconds, publisher.publish)))
                 keeping.append(group.create_task(self._beat(settings.books_again_seconds, publisher.refresh)))
+            if recorder is not None:
+                keeping.append(group.create_task(self._beat(settings.depth_seconds, recorder.record)))
             if self._free_disk_ppm is not None:
                 guard = DiskGuard(
                     self._free_disk_ppm, ingest, self._observer, minimum_ppm=settings.minimum_free_disk_ppm

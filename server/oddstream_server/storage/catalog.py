@@ -201,7 +201,7 @@ class CatalogStore:
         )
         if rules:
             await transaction.core.execute(upsert(market_rules).on_conflict_do_nothing(), rules)
-            await link_records.doubt(transaction, {row["market_id"]: row["rules_digest"] for row in rules})
+            await link_records.doubt(transaction, {row["market_id"]: row["rules_digest"] for row in rules}, now_us)
         for known, state, settlement in settled:
             await self._settle(transaction, known, state, settlement, now_us)
         if activity:

@@ -1,8 +1,11 @@
 """Links between markets: read and changed in the transaction of a review or of a changed rules text."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+import asyncpg
 from sqlalchemy import or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
@@ -41,6 +44,8 @@ class LinkRecords:
         await self._transaction.core.execute(
             upsert(market_links).values(row).on_conflict_do_update(index_elements=["link_id"], set_=row)
         )
+        if link.review_time_us is not None:
+            await _remember(self._transaction, link, link.review_time_us)
 
 
 def row_of(link: MarketLink) -> dict[str, object]:
@@ -67,7 +72,7 @@ async def propose(transaction: Transaction, links: Sequence[MarketLink]) -> int:
     return len(result.all())
 
 
-async def doubt(transaction: Transaction, rules: Mapping[str, str]) -> None:
+async def doubt(transaction: Transaction, rules: Mapping[str, str], now_us: int) -> None:
     """Send links back to PROPOSED whose rules are others by now.
 
     :param rules: digests of the rules texts of markets that were written.
@@ -103,3 +108,33 @@ async def doubt(transaction: Transaction, rules: Mapping[str, str]) -> None:
             .where(c.link_id == link.link_id)
             .values(state=doubted.state.value, body=document_of(doubted))
         )
+        await _remember(transaction, doubted, now_us)
+
+
+async def _remember(transaction: Transaction, link: MarketLink, now_us: int) -> None:
+    """Backtests use a link as it was then."""
+    await transaction.driver.execute(
+        "INSERT INTO market_link_changes (link_id, revision, state, change_time) VALUES ($1, $2, $3, $4) "
+        "ON CONFLICT (link_id, revision) DO UPDATE SET state = excluded.state, change_time = excluded.change_time",
+        link.link_id,
+        link.revision,
+        link.state.value,
+        now_us,
+    )
+
+
+async def link_histories(
+    driver: "asyncpg.Connection[Any]", market_ids: Sequence[str]
+) -> Sequence[tuple[MarketLink, Sequence[tuple[int, LinkState]]]]:
+    """Links between some markets that were ever confirmed, by id, with (from, state) in the order of the changes."""
+    rows = await driver.fetch(
+        "SELECT body::text, array_agg(change_time ORDER BY revision), array_agg(c.state ORDER BY revision) "
+        "FROM market_links AS l JOIN market_link_changes AS c USING (link_id) "
+        "WHERE market_id = ANY($1::text[]) AND other_market_id = ANY($1::text[]) "
+        "GROUP BY link_id HAVING bool_or(c.state = 'confirmed') ORDER BY link_id",
+        list(market_ids),
+    )
+    return [
+        (link_of(json.loads(body)), [(time, LinkState(state)) for time, state in zip(times, states, strict=True)])
+        for body, times, states in rows
+    ]

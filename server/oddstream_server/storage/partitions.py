@@ -16,7 +16,10 @@ _LOCK = 0x0DD5_0002
 """Advisory lock: two writers that need the same month make it once."""
 
 _MONTHLY = {"quotes_live": "receive_time", "quotes_import": "receive_time", "trades_live": "receive_time",
-            "trades_import": "receive_time", "candles": "start_time"}  # fmt: skip
+            "trades_import": "receive_time", "books_live": "receive_time", "candles": "start_time"}  # fmt: skip
+
+LIVE_TABLES = ("quotes_live", "trades_live", "books_live")
+"""What the pipeline records, dropped together when it is old."""
 
 EVENTS_A_PARTITION = 1_000_000
 
@@ -69,31 +72,9 @@ class Partitions:
         for _ in range(2):
             months.append(next_month(months[-1]))
         made = []
-        for table in ("quotes_live", "trades_live", "candles"):
+        for table in (*LIVE_TABLES, "candles"):
             made += await self.ensure(table, months)
         return made
-
-    async def drop_ticks_before(self, instant_us: int) -> list[str]:
-        """Drop the months of live quotes and trades that ended by an instant; answers the names of what is gone.
-
-        Only whole months go: of a retention of 14 days between 14 and 45 are kept. Imports and candles stay. With its
-        months a trade's identity is forgotten: fetched once more it would be stored once more.
-        """
-        kept = month_of(instant_us)
-        dropped = []
-        async with self._database.transaction(timeout_seconds=60) as transaction:
-            driver = transaction.driver
-            await driver.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
-            # A reader of a dropped month is waited for, but not at the price of everybody behind this lock.
-            await driver.execute("SET LOCAL lock_timeout = '2s'")
-            for table in ("quotes_live", "trades_live"):
-                for month in await stored_months(driver, [table]):
-                    if month < kept:
-                        await driver.execute(f"DROP TABLE {partition_name(table, month)}")
-                        dropped.append(partition_name(table, month))
-            await driver.execute("DELETE FROM trade_keys WHERE receive_time < $1", month_start_us(kept))
-        self._known.difference_update(dropped)
-        return dropped
 
 
 async def stored_months(driver: "asyncpg.Connection[Any]", tables: Sequence[str]) -> list[Month]:

@@ -18,12 +18,12 @@ from oddstream_server.application.ports import (
     StrategyState,
 )
 from oddstream_server.domain.market import Venue
-from oddstream_server.domain.quote import FeedStatus, Quote, Trade
+from oddstream_server.domain.quote import FeedStatus, OrderBook, Quote, Trade
 from oddstream_server.domain.signal import SignalEvent
 from oddstream_server.storage import candles, signal_log
 from oddstream_server.storage.administration.runs import new_run_id
 from oddstream_server.storage.database import Database, Transaction
-from oddstream_server.storage.partitions import EVENTS_A_PARTITION, Partitions
+from oddstream_server.storage.partitions import EVENTS_A_PARTITION, Partitions, month_of
 from oddstream_server.storage.tables import feed_status, feed_status_changes, pipeline_runs, quarantine
 from oddstream_server.storage.ticks import LIVE, TickStore
 from oddstream_server.storage.wake_ups import CHANNEL
@@ -149,6 +149,33 @@ class PostgresPipelineStore:
             # Last, so that the log's head is locked for the shortest time.
             events = await self._append(driver, lease, decision.events) if decision.events else ()
         return BatchResult(quotes, len(stored) - quotes, duplicates, sequence, events)
+
+    async def record_books(self, lease: Lease, books: Sequence[OrderBook], levels: int) -> int:
+        """See the port."""
+        names = await self._ticks.names.mint_market_keys(book.market_id for book in books)
+        await self._partitions.ensure("books_live", {month_of(book.receive_time_us) for book in books})
+        async with self._database.transaction(first=_leader_mark(lease)) as transaction:
+            driver = transaction.driver
+            held = await driver.fetchval(
+                f"SELECT 1 FROM ingest_lanes WHERE lane = {LIVE} AND epoch = $1 FOR KEY SHARE", lease.epoch
+            )
+            if held is None:
+                raise Fenced
+            await driver.executemany(
+                "INSERT INTO books_live (receive_time, epoch, market_key, bid_prices_micros, bid_sizes_micros, "
+                "ask_prices_micros, ask_sizes_micros) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+                [
+                    (
+                        book.receive_time_us,
+                        book.epoch,
+                        names[book.market_id],
+                        *([getattr(level, name) for level in side[:levels]]
+                          for side in (book.bids, book.asks) for name in ("price_micros", "size_micros")),
+                    )
+                    for book in books
+                ],
+            )  # fmt: skip
+        return len(books)
 
     async def append_events(self, lease: Lease, events: Sequence[SignalEvent]) -> tuple[SignalEvent, ...]:
         async with self._database.transaction(first=_leader_mark(lease)) as transaction:

@@ -23,7 +23,8 @@ from oddstream_server.domain.backtest import (
     SweepResult,
     SweepSpec,
 )
-from oddstream_server.domain.market import Event, Market, Settlement
+from oddstream_server.domain.fitted import FittedObject
+from oddstream_server.domain.market import Event, LinkState, Market, MarketLink, Settlement
 
 Columns = Mapping[str, npt.NDArray[Any]]
 """Equally long integer arrays by name."""
@@ -179,6 +180,17 @@ class MarketHistory:
     market: Market
     first_seen_us: int
     settlements: tuple[Settlement, ...]
+    versions: tuple[tuple[int, Market], ...] = ()
+    """What strategies depend on, by the receive time from which a live run had it; empty where none saw the market."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkHistory:
+    """A link with the changes of its review."""
+
+    link: MarketLink
+    changes: tuple[tuple[int, LinkState], ...]
+    """(from this instant, state), ascending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +201,8 @@ class MarketRows:
     quote_count: int
     trade_count: int
     first_time_us: int
+    level_count: int = 0
+    """Of recorded books, each level by itself."""
 
 
 class RecordedData(Protocol):
@@ -210,6 +224,19 @@ class RecordedData(Protocol):
 
     async def trades(self, market_ids: Sequence[str], start_us: int, end_us: int) -> Columns:
         """Prints that are no block trades, as :meth:`quotes`."""
+        ...
+
+    async def books(self, market_ids: Sequence[str], start_us: int, end_us: int) -> Columns:
+        """Levels of recorded books by (receive time, place in ``market_ids``, side, place), best first; ``side`` 0 is
+        a bid."""
+        ...
+
+    async def links(self, market_ids: Sequence[str]) -> Sequence[LinkHistory]:
+        """The links between any two of the markets that were confirmed at some time, by id."""
+        ...
+
+    async def fitted(self) -> Sequence[FittedObject]:
+        """All objects that were fitted, each with the instant from which it is used."""
         ...
 
     async def histories(self, market_ids: Sequence[str]) -> Sequence[MarketHistory]: ...

@@ -8,7 +8,7 @@ from oddstream_server.application.ports.venues import QuarantinedRow
 from oddstream_server.domain.market import (
     Venue,
 )
-from oddstream_server.domain.quote import FeedStatus, Quote, Trade
+from oddstream_server.domain.quote import FeedStatus, OrderBook, Quote, Trade
 from oddstream_server.domain.signal import SignalEvent
 
 
@@ -93,6 +93,14 @@ class PipelineStore(Protocol):
         :param controls_revision: of the controls that ``decide`` obeys; None where it obeys none.
         :raises Fenced: the lease's epoch is no longer the head's; nothing was kept.
         :raises ControlsChanged: the controls have another revision by now; nothing was kept.
+        """
+        ...
+
+    async def record_books(self, lease: Lease, books: Sequence[OrderBook], levels: int) -> int:
+        """Keep books for backtests, each once by (market, receive time); answers how many were handed over.
+
+        :param levels: how many of each side are kept, from the best on.
+        :raises Fenced: another holder took over.
         """
         ...
 

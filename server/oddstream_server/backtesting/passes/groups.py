@@ -53,7 +53,7 @@ class GroupPass:
         assert kind.step_group is not None
         self._terms = terms
         layout = self._layout = universe.groups(kind.grouping)
-        markets, groups, places = max(len(universe), 1), max(len(layout.valid_from_us), 1), len(layout.members)
+        markets, groups, places = max(len(universe), 1), max(len(layout.valid_us), 1), len(layout.members)
         largest = int(np.diff(layout.bounds).max(initial=0))
         self._drive: Callable[..., Any] = compiled(
             drive_groups,
@@ -131,7 +131,7 @@ class GroupPass:
                 universe.market_terms,
                 layout.members,
                 layout.bounds,
-                layout.valid_from_us,
+                layout.valid_us,
                 self._groups,
                 self._info,
                 self._gate_states,

@@ -97,7 +97,7 @@ def drive_groups(
     own_terms: Any,
     members: Any,
     bounds: Any,
-    speakable_from_us: Any,
+    speakable_us: Any,
     groups: Any,
     info: Any,
     gate_states: Any,
@@ -126,7 +126,7 @@ def drive_groups(
     :param places: a market's places among ``members``, from ``place_bounds[m]`` to ``place_bounds[m + 1]``.
     :param weights: what a place adds to its group's ``ready`` at its first quote; options[6] of it are needed.
     :param own_terms: by market, the cells of its terms, which are seen from its first quote on.
-    :param speakable_from_us: from when on something may be said of a group.
+    :param speakable_us: [from, to) of each group: when something may be said of it.
     """
     strategy, needs_fees, edge_kind, has_fair = options[0], options[1] != 0, options[2] != 0, options[3] != 0
     holds, first_us, needed, subjects = options[4] != 0, options[5], options[6], options[7]
@@ -227,7 +227,7 @@ def drive_groups(
                     intents, written, members, info, first, last, row, now, sequence, strategy, subjects + event
                 )
             side = 0
-            if speakable_from_us[event] <= now and group["ready"] >= needed:
+            if speakable_us[event, 0] <= now and now < speakable_us[event, 1] and group["ready"] >= needed:
                 for j in range(len(out_cells)):
                     out_cells[j] = 0
                 bound_step(states[event], params[0], seen_rows[:count], out[0], chosen[:count])

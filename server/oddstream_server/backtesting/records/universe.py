@@ -24,6 +24,7 @@ from oddstream_server.domain.market import (
     Declared,
     Event,
     LinkRelation,
+    LinkState,
     Market,
     MarketLink,
     MarketState,
@@ -58,6 +59,32 @@ class RecordedMarket:
     """(from this instant, state), ascending. Before the first one the market is unknown."""
     settlements: tuple[Settlement, ...] = ()
     """Revisions, ascending; those without a known time are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpan:
+    """A link for as long as one confirmation of it held."""
+
+    link: MarketLink
+    from_us: int
+    to_us: int | None = None
+    """From when on it was confirmed no longer; None where it still is."""
+
+
+def spans_of(link: MarketLink, changes: Sequence[tuple[int, LinkState]]) -> list[LinkSpan]:
+    """The spans in which a link was confirmed.
+
+    :param changes: (from this instant, state), ascending.
+    """
+    spans: list[LinkSpan] = []
+    begun: int | None = None
+    for time_us, state in changes:
+        if state is LinkState.CONFIRMED:
+            begun = time_us if begun is None else begun
+        elif begun is not None:
+            spans.append(LinkSpan(link, begun, max(time_us, begun)))
+            begun = None
+    return spans if begun is None else [*spans, LinkSpan(link, begun)]
 
 
 TERMS: Final = np.dtype(
@@ -101,12 +128,17 @@ class Universe:
         self,
         markets: Sequence[RecordedMarket],
         events: Sequence[Event] = (),
-        links: Sequence[MarketLink] = (),
+        links: Sequence[MarketLink | LinkSpan] = (),
         fitted: Sequence[FittedObject] = (),
     ) -> None:
         self.markets = tuple(sorted(markets, key=lambda m: m.market.market_id))
         self.events = tuple(sorted(events, key=lambda e: e.event_id))
-        self.links = tuple(sorted((link for link in links if link.tradable), key=lambda link: link.link_id))
+        spans = [
+            link if isinstance(link, LinkSpan) else LinkSpan(link, link.review_time_us or BEGINNING)
+            for link in links
+            if isinstance(link, LinkSpan) or link.tradable
+        ]
+        self.spans = tuple(sorted(spans, key=lambda s: (s.link.link_id, s.from_us)))
         self.fitted = tuple(sorted(fitted, key=lambda o: (o.name.value, o.effective_time_us, o.version)))
         self.market_ids = tuple(m.market.market_id for m in self.markets)
         self.index = {market_id: i for i, market_id in enumerate(self.market_ids)}
@@ -248,7 +280,7 @@ class Universe:
     @cached_property
     def terms_digest(self) -> str:
         """SHA-256 of everything known of the markets but fees, in hex."""
-        facts: list[object] = [self.market_ids, [plain(e) for e in self.events], [plain(link) for link in self.links]]
+        facts: list[object] = [self.market_ids, [plain(e) for e in self.events], [plain(s) for s in self.spans]]
         facts += [self.instruments, self.categories, self.venue_categories]
         facts += [[o.name.value, o.version, o.fit_time_us, sorted(o.cells.items())] for o in self.fitted]
         digest = hashlib.sha256(json.dumps(facts).encode())
@@ -266,11 +298,26 @@ class Universe:
         return hashlib.sha256(body.encode()).hexdigest()
 
     def shards(self, row_counts: Sequence[int], maximum_rows: int) -> list[tuple[int, ...]]:
-        """Markets cut into shards of whole events, each of about ``maximum_rows`` rows at most, in a fixed order."""
+        """Markets cut into shards of whole events, each of about ``maximum_rows`` rows at most, in a fixed order.
+
+        Events that a link joins go together.
+        """
+        joined: dict[tuple[int, int], tuple[int, int]] = {}
+
+        def first_of(key: tuple[int, int]) -> tuple[int, int]:
+            while key in joined:
+                key = joined[key]
+            return key
+
+        keys = [(0, int(row["event"])) if row["event"] >= 0 else (1, i) for i, row in enumerate(self.terms)]
+        for span in self.spans:
+            places = [self.index.get(m) for m in (span.link.market_id, span.link.other_market_id)]
+            ends = sorted({first_of(keys[place]) for place in places if place is not None})
+            if len(ends) > 1:
+                joined[ends[1]] = ends[0]
         groups: dict[tuple[int, int], list[int]] = {}
-        for i, row in enumerate(self.terms):
-            key = (0, int(row["event"])) if row["event"] >= 0 else (1, i)
-            groups.setdefault(key, []).append(i)
+        for i, key in enumerate(keys):
+            groups.setdefault(first_of(key), []).append(i)
         shards: list[list[int]] = []
         filled = 0
         for key in sorted(groups):
@@ -299,7 +346,8 @@ class Groups:
         linked = grouping is Grouping.LINK
         index = universe.index
         if linked:
-            members = [[index.get(link.market_id, -1), index.get(link.other_market_id, -1)] for link in universe.links]
+            links = [span.link for span in universe.spans]
+            members = [[index.get(link.market_id, -1), index.get(link.other_market_id, -1)] for link in links]
         else:
             members = [[index.get(m, -1) for m in sorted(set(e.market_ids))] for e in universe.events]
         self.bounds = np.zeros(len(members) + 1, dtype=np.int64)
@@ -322,8 +370,10 @@ class Groups:
             "relation": np.full(len(members), MISSING, dtype=np.int64),
         }
         if linked:
-            self.cells["relation"] = np.array([_RELATIONS[link.relation] for link in universe.links], dtype=np.int64)
-            froms = [link.review_time_us or BEGINNING for link in universe.links]
+            spans = universe.spans
+            self.cells["relation"] = np.array([_RELATIONS[s.link.relation] for s in spans], dtype=np.int64)
+            froms = [span.from_us for span in spans]
+            tos = [_NEVER if span.to_us is None else span.to_us for span in spans]
         else:
             self.cells["exclusive"] = np.array([e.exclusivity is Declared.YES for e in events], dtype=np.int64)
             self.cells["exhaustive"] = np.array([e.exhaustiveness is Declared.YES for e in events], dtype=np.int64)
@@ -335,7 +385,9 @@ class Groups:
                 else _NEVER
                 for e, m in zip(events, members, strict=True)
             ]
-        self.valid_from_us = np.array(froms, dtype=np.int64)
+            tos = [_NEVER] * len(froms)
+        self.valid_us = np.array(list(zip(froms, tos, strict=True)), dtype=np.int64).reshape(-1, 2)
+        """[from, to) of each group: when something may be said of it."""
         self._place_markets(universe, linked)
 
     def _place_markets(self, universe: Universe, linked: bool) -> None:

@@ -4,13 +4,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import asyncpg
+import structlog
 
 from oddstream_server.application.ports import Purge, StoredRules
 from oddstream_server.domain.retention import RetentionRule, RetentionSubject
 from oddstream_server.storage.administration.audit_log import AuditLogStore
+from oddstream_server.storage.backtests.archive import LATE_US, Archive, NotArchived
 from oddstream_server.storage.database import Database, Transaction
-from oddstream_server.storage.partitions import Partitions, month_of, partition_name, stored_months
+from oddstream_server.storage.partitions import LIVE_TABLES, month_of, month_start_us, partition_name, stored_months
 from oddstream_server.storage.signal_log import SignalLogStore
+
+log = structlog.get_logger()
 
 _ROWS_AT_A_TIME = 10_000
 
@@ -63,9 +67,9 @@ class RetentionRules:
 class RetentionStore:
     """Fulfils :class:`~oddstream_server.application.ports.RetentionStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, archive: Archive) -> None:
         self._database = database
-        self._partitions = Partitions(database)
+        self._archive = archive
         self._special: Mapping[RetentionSubject, Callable[[int, bool], Awaitable[Purge]]] = {
             RetentionSubject.TICKS: self._ticks,
             RetentionSubject.CANDLES: self._candles,
@@ -107,12 +111,18 @@ class RetentionStore:
                 return deleted
 
     async def _ticks(self, before_us: int, dry_run: bool) -> Purge:
-        """Whole months of live quotes and trades."""
-        doomed = await self._doomed_months(("quotes_live", "trades_live"), before_us)
+        """Whole months of live quotes, trades and books, once the archive has them: what it lacks stays."""
+        doomed = await self._doomed_months(LIVE_TABLES, before_us)
         rows = await self._rows_of(doomed)
-        if not dry_run and doomed:
-            await self._partitions.drop_ticks_before(before_us)
-        return Purge(rows, len(doomed))
+        if dry_run or not doomed:
+            return Purge(rows, len(doomed))
+        await self._archive.archive_closed(month_start_us(month_of(before_us)) + LATE_US)
+        try:
+            dropped = await self._archive.drop_before(before_us)
+        except NotArchived as error:
+            log.warning("old ticks stay until they are archived", reason=str(error))
+            return Purge()
+        return Purge(rows, len(dropped))
 
     async def _candles(self, before_us: int, dry_run: bool) -> Purge:
         doomed = await self._doomed_months(("candles",), before_us)

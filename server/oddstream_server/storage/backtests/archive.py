@@ -6,9 +6,7 @@ alone. Files are never changed: late rows make a day's next generation, and the 
 """
 
 import asyncio
-import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -18,52 +16,38 @@ from typing import Any, Final
 import asyncpg
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from oddstream_server.storage.backtests.columns import WHOLE_QUOTES, copy_columns, literal, within
+from oddstream_server.domain.market import Venue
+from oddstream_server.storage.backtests.archive_files import (
+    KEYS,
+    LEVEL_SCHEMA,
+    ORDERS,
+    QUOTE_SCHEMA,
+    SCHEMAS,
+    TRADE_SCHEMA,
+    digest_or_none,
+    plain,
+    plain_schema,
+    settle,
+    write,
+)
+from oddstream_server.storage.backtests.columns import (
+    LEVELS_TABLE,
+    WHOLE_LEVELS,
+    WHOLE_QUOTES,
+    copy_columns,
+    literal,
+    within,
+)
 from oddstream_server.storage.database import Database
-from oddstream_server.storage.partitions import month_of, month_start_us, partition_name, stored_months
+from oddstream_server.storage.partitions import LIVE_TABLES, month_of, month_start_us, partition_name, stored_months
 from oddstream_server.storage.tick_names import TickNames
 
 DAY_US: Final = 86_400_000_000
 LATE_US: Final = 3_600_000_000
 _LOCK: Final = 0x0DD5_0004
-_GROUP_ROWS: Final = 128 * 1024
-_TABLES: Final = ("quotes", "trades")
-
-_QUOTE_SCHEMA: Final = pa.schema(
-    [
-        ("market_id", pa.dictionary(pa.int32(), pa.string())),
-        ("receive_time_us", pa.int64()),
-        ("ingest_sequence", pa.int64()),
-        ("bid_price_micros", pa.int64()),
-        ("bid_size_micros", pa.int64()),
-        ("ask_price_micros", pa.int64()),
-        ("ask_size_micros", pa.int64()),
-        ("epoch", pa.int64()),
-        ("venue_time_us", pa.int64()),
-        ("source_key", pa.int64()),
-        ("source", pa.dictionary(pa.int32(), pa.string())),
-        ("lane", pa.int64()),
-    ]
-)
-_TRADE_SCHEMA: Final = pa.schema(
-    [
-        ("market_id", pa.dictionary(pa.int32(), pa.string())),
-        ("receive_time_us", pa.int64()),
-        ("ingest_sequence", pa.int64()),
-        ("price_micros", pa.int64()),
-        ("size_micros", pa.int64()),
-        ("taker_outcome", pa.int64()),
-        ("block", pa.bool_()),
-        ("venue_time_us", pa.int64()),
-        ("source_key", pa.string()),
-        ("source", pa.dictionary(pa.int32(), pa.string())),
-        ("lane", pa.int64()),
-    ]
-)
-SCHEMAS: Final = {"quotes": _QUOTE_SCHEMA, "trades": _TRADE_SCHEMA}
+_TABLES: Final = ("quotes", "trades", "books")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +66,22 @@ class ArchivedDay:
     trade_sha256: str | None
     dropped: bool
     """True where PostgreSQL may lack rows of the day."""
+    book_count: int = 0
+    """Levels of recorded books."""
+    book_file: str | None = None
+    book_sha256: str | None = None
 
-    def count(self, table: str) -> int:
-        return self.quote_count if table == "quotes" else self.trade_count
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        return self.quote_count, self.trade_count, self.book_count
 
     def file(self, table: str) -> str | None:
-        return self.quote_file if table == "quotes" else self.trade_file
+        return {"quotes": self.quote_file, "trades": self.trade_file, "books": self.book_file}[table]
+
+    def files(self) -> list[tuple[str, str | None]]:
+        """The files there are, with their digests."""
+        digests = {"quotes": self.quote_sha256, "trades": self.trade_sha256, "books": self.book_sha256}
+        return [(file, digests[table]) for table in _TABLES if (file := self.file(table)) is not None]
 
 
 _DAY_COLUMNS: Final = tuple(ArchivedDay.__dataclass_fields__)
@@ -137,30 +131,36 @@ class Archive:
         return sorted(due)
 
     async def _has_other_rows(
-        self, driver: "asyncpg.Connection[Any]", entry: ArchivedDay, counts: tuple[int, int]
+        self, driver: "asyncpg.Connection[Any]", entry: ArchivedDay, counts: tuple[int, int, int]
     ) -> bool:
         """True where PostgreSQL has rows of a day that its files lack."""
         if entry.dropped:
             return await self._has_late_rows(driver, entry)
-        return counts != (entry.quote_count, entry.trade_count)
+        return counts != entry.counts
 
     async def _has_late_rows(self, driver: "asyncpg.Connection[Any]", entry: ArchivedDay) -> bool:
         begin = _begin_us(entry.day)
-        for table in _TABLES:
-            rows = await driver.fetch(
-                f"SELECT ingest_sequence FROM {table} JOIN tick_sources USING (source_id) "
-                f"WHERE receive_time >= $1 AND receive_time < $2 AND venue = $3",
-                begin,
-                begin + DAY_US,
-                entry.venue,
-            )
-            file = entry.file(table)
+        for name in _TABLES:
+            if name == "books":
+                rows = await driver.fetch(
+                    "SELECT market_id, receive_time FROM books_live JOIN market_keys USING (market_key) "
+                    f"WHERE {_books_of_venue(entry.venue, begin)}"
+                )
+            else:
+                rows = await driver.fetch(
+                    f"SELECT ingest_sequence FROM {name} JOIN tick_sources USING (source_id) "
+                    "WHERE receive_time >= $1 AND receive_time < $2 AND venue = $3",
+                    begin,
+                    begin + DAY_US,
+                    entry.venue,
+                )
+            file = entry.file(name)
             if rows and file is None:
                 return True
             if rows and file is not None:
-                kept = await asyncio.to_thread(pq.read_table, self.root / file, columns=["ingest_sequence"])
-                held = set(kept["ingest_sequence"].to_pylist())
-                if any(row[0] not in held for row in rows):
+                kept = await asyncio.to_thread(pq.read_table, self.root / file, columns=list(KEYS[name]))
+                held = set(zip(*(kept[column].to_pylist() for column in KEYS[name]), strict=True))
+                if any(tuple(row) not in held for row in rows):
                     return True
         return False
 
@@ -174,6 +174,7 @@ class Archive:
             tables = {
                 "quotes": await self._quotes(driver, venue, begin),
                 "trades": await self._trades(driver, venue, begin),
+                "books": await self._levels(driver, venue, begin),
             }
         generation = before.generation + 1 if before else 1
         folder = Path(venue) / day.isoformat()
@@ -184,7 +185,7 @@ class Archive:
                 written[name] = (None, None, 0)
                 continue
             path = folder / f"{name}-{generation}.parquet"
-            digest = await asyncio.to_thread(_write, self.root / path, merged)
+            digest = await asyncio.to_thread(write, self.root / path, merged)
             written[name] = (str(path), digest, merged.num_rows)
         entry = ArchivedDay(
             venue,
@@ -195,14 +196,19 @@ class Archive:
             *written["quotes"][:2],
             *written["trades"][:2],
             dropped=before.dropped if before else False,
+            book_count=written["books"][2],
+            book_file=written["books"][0],
+            book_sha256=written["books"][1],
         )
         async with self._database.transaction() as transaction:
             await transaction.driver.execute(
                 "INSERT INTO archive_days AS a (venue, day, generation, quote_count, trade_count, quote_file, "
-                "quote_sha256, trade_file, trade_sha256, dropped, archive_time) "
-                "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now()) ON CONFLICT (venue, day) DO UPDATE SET "
+                "quote_sha256, trade_file, trade_sha256, dropped, book_count, book_file, book_sha256, archive_time) "
+                "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, now()) "
+                "ON CONFLICT (venue, day) DO UPDATE SET "
                 "generation = $3, quote_count = $4, trade_count = $5, quote_file = $6, quote_sha256 = $7, "
-                "trade_file = $8, trade_sha256 = $9, archive_time = now() WHERE a.generation = $3 - 1",
+                "trade_file = $8, trade_sha256 = $9, book_count = $11, book_file = $12, book_sha256 = $13, "
+                "archive_time = now() WHERE a.generation = $3 - 1",
                 *(getattr(entry, name) for name in _DAY_COLUMNS),
             )
         await asyncio.to_thread(_write_manifest, self.root / folder, entry)
@@ -214,11 +220,10 @@ class Archive:
         """The rows and, where PostgreSQL may lack some, those of the files so far; sorted by market and time."""
         file = before.file(name) if before else None
         if before is not None and before.dropped and file is not None:
-            former = _plain(pq.read_table(self.root / file))
-            fresh = pc.invert(pc.is_in(table["ingest_sequence"], value_set=former["ingest_sequence"].combine_chunks()))
-            table = pa.concat_tables([former, table.filter(fresh)])
-        order = [("market_id", "ascending"), ("receive_time_us", "ascending"), ("ingest_sequence", "ascending")]
-        return table.sort_by(order).cast(SCHEMAS[name])
+            former = plain(pq.read_table(self.root / file))
+            fresh = table.join(former.select(list(KEYS[name])), list(KEYS[name]), join_type="left anti")
+            table = pa.concat_tables([former, fresh.select(former.column_names).cast(former.schema)])
+        return table.sort_by([(column, "ascending") for column in ORDERS[name]]).cast(SCHEMAS[name])
 
     def _remove_before(self, before: ArchivedDay) -> None:
         # A reader that holds the former manifest has either opened the file or looks at the manifest again.
@@ -232,11 +237,17 @@ class Archive:
         names = await self._words(driver, columns["market_key"], columns["source_id"])
         nullable = ("bid_price_micros", "bid_size_micros", "ask_price_micros", "ask_size_micros", "venue_time_us")
         arrays = {"market_id": names[0], "source": names[1]}
-        for field in _QUOTE_SCHEMA.names:
+        for field in QUOTE_SCHEMA.names:
             if field not in arrays:
                 values = columns[field]
                 arrays[field] = pa.array(values, mask=values == -1 if field in nullable else None)
-        return _plain(pa.table({field: arrays[field] for field in _QUOTE_SCHEMA.names}))
+        return plain(pa.table({field: arrays[field] for field in QUOTE_SCHEMA.names}))
+
+    async def _levels(self, driver: "asyncpg.Connection[Any]", venue: str, begin: int) -> Any:
+        columns = await copy_columns(driver, LEVELS_TABLE, WHOLE_LEVELS, _books_of_venue(venue, begin))
+        names = await self._words(driver, columns["market_key"], np.empty(0, dtype=np.int64))
+        arrays = [names[0] if field == "market_id" else pa.array(columns[field]) for field in LEVEL_SCHEMA.names]
+        return plain(pa.table(dict(zip(LEVEL_SCHEMA.names, arrays, strict=True))))
 
     async def _words(self, driver: "asyncpg.Connection[Any]", keys: Any, sources: Any) -> tuple[Any, Any]:
         """Market ids and sources of the rows as dictionary arrays."""
@@ -269,7 +280,7 @@ class Archive:
             "source": [_source_text(self._names.source(r[9])) for r in rows],
             "lane": [r[10] for r in rows],
         }
-        return pa.table(values, schema=_plain_schema(_TRADE_SCHEMA))
+        return pa.table(values, schema=plain_schema(TRADE_SCHEMA))
 
     async def drop_before(self, instant_us: int) -> Sequence[str]:
         """Drop the months of live ticks that ended by an instant; answers the names of the partitions that are gone.
@@ -281,18 +292,14 @@ class Archive:
         async with self._database.transaction(timeout_seconds=120) as transaction:
             driver = transaction.driver
             await driver.execute("SET LOCAL lock_timeout = '2s'")
-            months = [
-                m for m in await stored_months(driver, ["quotes_live", "trades_live"]) if month_start_us(m) < kept
-            ]
+            months = [m for m in await stored_months(driver, LIVE_TABLES) if month_start_us(m) < kept]
             if not months:
                 return []
             # Nobody writes between the count and the drop.
-            for table in _TABLES:
-                for month in await stored_months(driver, [f"{table}_live"]):
+            for table in LIVE_TABLES:
+                for month in await stored_months(driver, [table]):
                     if month in months:
-                        await driver.execute(
-                            f"LOCK TABLE {partition_name(f'{table}_live', month)} IN ACCESS EXCLUSIVE MODE"
-                        )
+                        await driver.execute(f"LOCK TABLE {partition_name(table, month)} IN ACCESS EXCLUSIVE MODE")
             known = {(d.venue, d.day): d for d in await archived_days(driver, 0, kept)}
             for (venue, day), counts in (await _stored_counts(driver, 0, kept)).items():
                 entry = known.get((venue, day))
@@ -302,10 +309,10 @@ class Archive:
                 "UPDATE archive_days SET dropped = true WHERE day < $1",
                 datetime.fromtimestamp(kept / 1_000_000, UTC).date(),
             )
-            for table in _TABLES:
-                for month in await stored_months(driver, [f"{table}_live"]):
+            for table in LIVE_TABLES:
+                for month in await stored_months(driver, [table]):
                     if month in months:
-                        name = partition_name(f"{table}_live", month)
+                        name = partition_name(table, month)
                         await driver.execute(f"DROP TABLE {name}")
                         dropped.append(name)
             await driver.execute("DELETE FROM trade_keys WHERE receive_time < $1", kept)
@@ -315,8 +322,8 @@ class Archive:
         """The files that are missing or aren't what the manifest says; empty for a sound archive."""
         damaged = []
         for entry in await self.days(0, 4_102_444_800_000_000):
-            for file, digest in ((entry.quote_file, entry.quote_sha256), (entry.trade_file, entry.trade_sha256)):
-                if file is not None and await asyncio.to_thread(_digest_or_none, self.root / file) != digest:
+            for file, digest in entry.files():
+                if await asyncio.to_thread(digest_or_none, self.root / file) != digest:
                     damaged.append(file)
         return damaged
 
@@ -342,18 +349,35 @@ async def archived_days(
 
 async def _stored_counts(
     driver: "asyncpg.Connection[Any]", start_us: int, end_us: int
-) -> dict[tuple[str, date], tuple[int, int]]:
-    """(quotes, trades) that PostgreSQL has of each venue and day."""
+) -> dict[tuple[str, date], tuple[int, int, int]]:
+    """(quotes, trades, levels of books) that PostgreSQL has of each venue and day."""
+    day = "(receive_time AT TIME ZONE 'UTC')::date AS day"
     counts: dict[tuple[str, date], list[int]] = {}
     for place, table in enumerate(_TABLES):
-        rows = await driver.fetch(
-            "SELECT venue, day, sum(n)::bigint FROM ("
-            f"SELECT source_id, (receive_time AT TIME ZONE 'UTC')::date AS day, count(*) AS n FROM {table} "
-            f"WHERE {within(start_us, end_us)} GROUP BY 1, 2) AS c JOIN tick_sources USING (source_id) GROUP BY 1, 2"
-        )
-        for venue, day, count in rows:
-            counts.setdefault((venue, day), [0, 0])[place] = count
-    return {key: (quotes, trades) for key, (quotes, trades) in counts.items()}
+        if table == "books":
+            statement = (
+                "SELECT split_part(market_id, ':', 1), day, sum(n)::bigint FROM ("
+                f"SELECT market_key, {day}, sum(cardinality(bid_prices_micros) + cardinality(ask_prices_micros)) AS n "
+                f"FROM books_live WHERE {within(start_us, end_us)} GROUP BY 1, 2) AS c "
+                "JOIN market_keys USING (market_key) GROUP BY 1, 2"
+            )
+        else:
+            statement = (
+                f"SELECT venue, day, sum(n)::bigint FROM (SELECT source_id, {day}, count(*) AS n FROM {table} "
+                f"WHERE {within(start_us, end_us)} GROUP BY 1, 2) AS c "
+                "JOIN tick_sources USING (source_id) GROUP BY 1, 2"
+            )
+        for venue, of_day, count in await driver.fetch(statement):
+            counts.setdefault((venue, of_day), [0, 0, 0])[place] = count
+    return {key: (found[0], found[1], found[2]) for key, found in counts.items()}
+
+
+def _books_of_venue(venue: str, begin: int) -> str:
+    # A colon sorts just before a semicolon: the range holds what begins with the venue's name and a colon.
+    return (
+        f"{within(begin, begin + DAY_US)} AND market_key IN (SELECT market_key FROM market_keys "
+        f"WHERE market_id >= '{Venue(venue).value}:' AND market_id < '{Venue(venue).value};')"
+    )
 
 
 async def _of_venue(driver: "asyncpg.Connection[Any]", venue: str, begin: int) -> str:
@@ -362,15 +386,6 @@ async def _of_venue(driver: "asyncpg.Connection[Any]", venue: str, begin: int) -
         f"receive_time >= {literal(begin)} AND receive_time < {literal(begin + DAY_US)} "
         f"AND source_id = ANY('{{{','.join(map(str, ids))}}}'::int[])"
     )
-
-
-def _plain_schema(schema: Any) -> Any:
-    return pa.schema([(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type) for f in schema])
-
-
-def _plain(table: Any) -> Any:
-    """Dictionaries as words, so that tables with different dictionaries join."""
-    return table.cast(_plain_schema(table.schema))
 
 
 def _source_text(source: Any) -> str:
@@ -385,43 +400,10 @@ def _day_of(instant_us: int) -> date:
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=instant_us)).date()
 
 
-def _write(path: Path, table: Any) -> str:
-    """Write a file whole or not at all; answers its SHA-256."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    coming = path.with_suffix(".coming")
-    pq.write_table(table, coming, compression="zstd", row_group_size=_GROUP_ROWS, write_statistics=True)
-    digest = _digest(coming)
-    _settle(coming, path)
-    return digest
-
-
 def _write_manifest(folder: Path, entry: ArchivedDay) -> None:
     body = {name: str(v) if isinstance(v := getattr(entry, name), date) else v for name in _DAY_COLUMNS}
     del body["dropped"]
     folder.mkdir(parents=True, exist_ok=True)
     coming = folder / "manifest.coming"
     coming.write_text(json.dumps(body, indent=1) + "\n")
-    _settle(coming, folder / "manifest.json")
-
-
-def _settle(coming: Path, path: Path) -> None:
-    with coming.open("rb") as file:
-        os.fsync(file.fileno())
-    coming.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest_or_none(path: Path) -> str | None:
-    try:
-        return _digest(path)
-    except FileNotFoundError:
-        return None
+    settle(coming, folder / "manifest.json")

@@ -36,6 +36,26 @@ TRADES: Final[Mapping[str, str]] = {
     "taker_outcome": "coalesce(taker_outcome_index, -1)::bigint",
     "market_key": "market_key",
 }
+LEVELS: Final[Mapping[str, str]] = {
+    "receive_time_us": "receive_time",
+    "side": "side::bigint",
+    "place": "place",
+    "price_micros": "price_micros",
+    "size_micros": "size_micros",
+    "market_key": "market_key",
+}
+"""A level of a recorded book a row; ``side`` 0 for a bid, ``place`` from 1 for the best."""
+WHOLE_LEVELS: Final[Mapping[str, str]] = {**LEVELS, "epoch": "epoch"}
+LEVELS_TABLE: Final = (
+    "(SELECT receive_time, epoch, market_key, l.* FROM books_live CROSS JOIN LATERAL ("
+    "SELECT 0 AS side, b.* FROM unnest(bid_prices_micros, bid_sizes_micros) "
+    "WITH ORDINALITY AS b(price_micros, size_micros, place) UNION ALL "
+    "SELECT 1, a.* FROM unnest(ask_prices_micros, ask_sizes_micros) "
+    "WITH ORDINALITY AS a(price_micros, size_micros, place)) AS l) AS levels"
+)
+LEVEL_KEY: Final = ("receive_time_us", "market", "side", "place")
+"""What a level is known by, in the order of reading."""
+
 WHOLE_QUOTES: Final[Mapping[str, str]] = {
     **QUOTES,
     "venue_time_us": "coalesce(venue_time, timestamptz 'epoch' - interval '1 microsecond')",
@@ -134,3 +154,13 @@ def without_repeats(columns: Columns) -> Columns:
         return columns
     first.sort()
     return {name: values[first] for name, values in columns.items()}
+
+
+def sorted_once(columns: Columns, *key: str) -> Columns:
+    """The rows sorted by a key, each key once."""
+    rows = ordered(columns, *key)
+    repeats = np.ones(len(rows[key[0]]), dtype=bool)
+    repeats[:1] = False
+    for name in key:
+        repeats[1:] &= rows[name][1:] == rows[name][:-1]
+    return {name: values[~repeats] for name, values in rows.items()}

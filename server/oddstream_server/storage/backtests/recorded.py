@@ -11,28 +11,50 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from sqlalchemy import select
 
-from oddstream_server.application.ports.backtests import MarketHistory, MarketRows
+from oddstream_server.application import as_of
+from oddstream_server.application.ports.backtests import LinkHistory, MarketHistory, MarketRows
 from oddstream_server.domain.backtest import MarketSelection
 from oddstream_server.domain.errors import Unavailable
-from oddstream_server.domain.market import Event, Settlement, SettlementState, Venue
+from oddstream_server.domain.fitted import FittedObject
+from oddstream_server.domain.market import Event, Market, Settlement, SettlementState, Venue
 from oddstream_server.storage.backtests.archive import Archive, ArchivedDay, archived_days
 from oddstream_server.storage.backtests.columns import (
+    LEVEL_KEY,
+    LEVELS,
+    LEVELS_TABLE,
     QUOTES,
     TRADES,
     Columns,
     copy_columns,
     joined,
     ordered,
+    sorted_once,
     within,
     without_repeats,
 )
 from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.documents import market_of
+from oddstream_server.storage.fitted import FittedStore
+from oddstream_server.storage.link_records import link_histories
 from oddstream_server.storage.tables import markets, settlements
 
+_TABLES: Final = ("quotes", "trades", "books")
+_ORDER: Final = ("receive_time_us", "ingest_sequence")
 _TRIES: Final = 5
 _CHUNK: Final = 5_000
+
+
+class _Counted:
+    """How many rows of each table a market has, and when its first one came."""
+
+    def __init__(self, first_us: int) -> None:
+        self.first_us = first_us
+        self.rows = dict.fromkeys(_TABLES, 0)
+
+    def add(self, table: str, count: int, first_us: int) -> None:
+        self.rows[table] += count
+        self.first_us = min(self.first_us, first_us)
 
 
 class RecordedRows:
@@ -71,28 +93,27 @@ class RecordedRows:
                 keys = await self._keys(driver, selection, simulated=simulated)
                 ids = {key: market_id for market_id, key in keys.items()}
                 chosen = keys.values() if _narrow(selection) else None
-                counts = {
-                    table: await _counted(driver, table, within(start_us, end_us, chosen))
-                    for table in ("quotes", "trades")
-                }
-                found: dict[str, list[int]] = {}
-                for place, table in enumerate(("quotes", "trades")):
-                    for key, (count, first) in counts[table].items():
+                found: dict[str, _Counted] = {}
+                for table in _TABLES:
+                    for key, (count, first) in (
+                        await _counted(driver, table, within(start_us, end_us, chosen))
+                    ).items():
                         if key in ids:
-                            row = found.setdefault(ids[key], [0, 0, first])
-                            row[place] += count
-                            row[2] = min(row[2], first)
+                            found.setdefault(ids[key], _Counted(first)).add(table, count, first)
             for day in days:
                 await asyncio.to_thread(self._count_archived, day, set(keys), start_us, end_us, found)
             if not days or await self._unchanged(days, start_us, end_us):
-                return [MarketRows(m, q, t, first) for m, (q, t, first) in sorted(found.items())]
+                return [
+                    MarketRows(m, c.rows["quotes"], c.rows["trades"], c.first_us, c.rows["books"])
+                    for m, c in sorted(found.items())
+                ]
         raise Unavailable("the archive changed again and again meanwhile; try again")
 
     def _count_archived(
-        self, day: ArchivedDay, wanted: set[str], start_us: int, end_us: int, found: dict[str, list[int]]
+        self, day: ArchivedDay, wanted: set[str], start_us: int, end_us: int, found: dict[str, "_Counted"]
     ) -> None:
         # A late row may be counted twice; counts cut shards and show progress, and nothing else.
-        for place, table in enumerate(("quotes", "trades")):
+        for table in _TABLES:
             file = day.file(table)
             if file is None:
                 continue
@@ -109,18 +130,30 @@ class RecordedRows:
                 strict=True,
             ):
                 if market_id in wanted:
-                    row = found.setdefault(market_id, [0, 0, first])
-                    row[place] += count
-                    row[2] = min(row[2], first)
+                    found.setdefault(market_id, _Counted(first)).add(table, count, first)
 
     async def quotes(self, market_ids: Sequence[str], start_us: int, end_us: int) -> Columns:
-        return await self._rows("quotes", QUOTES, "", market_ids, start_us, end_us)
+        return ordered(await self._rows("quotes", "quotes", QUOTES, "", market_ids, start_us, end_us), *_ORDER)
 
     async def trades(self, market_ids: Sequence[str], start_us: int, end_us: int) -> Columns:
-        return await self._rows("trades", TRADES, " AND NOT block", market_ids, start_us, end_us)
+        rows = await self._rows("trades", "trades", TRADES, " AND NOT block", market_ids, start_us, end_us)
+        return ordered(rows, *_ORDER)
+
+    async def books(self, market_ids: Sequence[str], start_us: int, end_us: int) -> Columns:
+        rows = await self._rows("books", LEVELS_TABLE, LEVELS, "", market_ids, start_us, end_us)
+        return sorted_once(rows, *LEVEL_KEY)
+
+    async def links(self, market_ids: Sequence[str]) -> Sequence[LinkHistory]:
+        async with self._database.reading() as transaction:
+            found = await link_histories(transaction.driver, market_ids)
+        return [LinkHistory(link, tuple(changes)) for link, changes in found]
+
+    async def fitted(self) -> Sequence[FittedObject]:
+        return await FittedStore(self._database).all()
 
     async def _rows(
         self,
+        name: str,
         table: str,
         columns: Mapping[str, str],
         more: str,
@@ -144,12 +177,13 @@ class RecordedRows:
             found["market"] = by_key[np.searchsorted(keys, held)] if len(keys) else np.empty(0, dtype=np.int32)
             parts = [found]
             for day in days:
-                part = await asyncio.to_thread(self._archived, day, table, tuple(found), market_ids, start_us, end_us)
+                part = await asyncio.to_thread(self._archived, day, name, tuple(found), market_ids, start_us, end_us)
                 if part is not None:
                     parts.append(part)
             if not days or await self._unchanged(days, start_us, end_us):
-                whole = found if len(parts) == 1 else without_repeats(joined(parts))
-                return ordered(whole, "receive_time_us", "ingest_sequence")
+                if len(parts) == 1:
+                    return found
+                return joined(parts) if name == "books" else without_repeats(joined(parts))
         raise Unavailable("the archive changed again and again meanwhile; try again")
 
     def _archived(
@@ -206,6 +240,7 @@ class RecordedRows:
                 return list(rows), list(revisions.all())
 
             rows, revisions = await self._database.read(work)
+            versions = await self._versions(some)
             by_market: dict[str, list[Settlement]] = {}
             for r in revisions:
                 by_market.setdefault(r.market_id, []).append(
@@ -220,9 +255,29 @@ class RecordedRows:
                     )
                 )
             found += [
-                MarketHistory(market_of(row), row.create_time, tuple(by_market.get(row.market_id, ()))) for row in rows
+                MarketHistory(
+                    market_of(row),
+                    row.create_time,
+                    tuple(by_market.get(row.market_id, ())),
+                    versions.get(row.market_id, ()),
+                )
+                for row in rows
             ]
         return sorted(found, key=lambda h: h.market.market_id)
+
+    async def _versions(self, market_ids: Sequence[str]) -> dict[str, tuple[tuple[int, Market], ...]]:
+        """What the journals of live runs say of markets."""
+        async with self._database.reading() as transaction:
+            rows = await transaction.driver.fetch(
+                "SELECT subject_id, opportunities FROM strategy_states "
+                "WHERE strategy_id = $1 AND subject_id = ANY($2::text[])",
+                as_of.MARKETS_ID,
+                list(market_ids),
+            )
+        return {
+            market_id: tuple((time, fact) for time, fact in as_of.decode(stored) if isinstance(fact, Market))
+            for market_id, stored in rows
+        }
 
     async def events(self, market_ids: Sequence[str]) -> Sequence[Event]:
         async with self._database.reading() as transaction:
@@ -281,7 +336,10 @@ def _narrow(selection: MarketSelection) -> bool:
 
 async def _counted(driver: "asyncpg.Connection[Any]", table: str, condition: str) -> dict[int, tuple[int, int]]:
     """By market key: how many rows, and the first one's receive time."""
+    what = "count(*)"
+    if table == "books":
+        table, what = "books_live", "sum(cardinality(bid_prices_micros) + cardinality(ask_prices_micros))::bigint"
     rows = await driver.fetch(
-        f"SELECT market_key, count(*), min(receive_time) FROM {table} WHERE {condition} GROUP BY market_key"
+        f"SELECT market_key, {what}, min(receive_time) FROM {table} WHERE {condition} GROUP BY market_key"
     )
     return {row[0]: (row[1], row[2]) for row in rows}
