@@ -155,6 +155,12 @@ class Settings(BaseSettings):
     declarations_file: Path | None = None
     """Reviewed declarations of what venues don't say (exhaustiveness of a series), JSON."""
     tick_retention_days: int = Field(default=14, ge=1)
+    depth_seconds: float = Field(default=10.0, ge=0, le=3_600)
+    """How often books that changed are recorded for backtests that walk them; 0 for never."""
+    depth_levels: int = Field(default=10, ge=1, le=100)
+    """How many levels of each side are recorded."""
+    link_proposals_seconds: float = Field(default=900.0, ge=0)
+    """How often markets of different venues are compared to propose links for review; 0 for never."""
 
     backtest_workers: int = Field(default=1, ge=0, le=64)
     """Worker processes for backtests that ``run`` starts; 0 leaves them to ``oddstream-server worker`` elsewhere."""

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
+from typing import Any
 
 import pytest
 
@@ -410,6 +411,37 @@ async def test_books_are_published_as_they_are_last_and_again_after_the_cache_wa
         cache.away = False
         await watcher.until(lambda: watcher.books > 0)
     assert cache.published == venue.books
+
+
+async def test_books_that_changed_are_recorded_for_backtests_and_by_the_leader_alone(
+    stores: Stores, watcher: Watcher
+) -> None:
+    world = recent(a_world(31, instants=20))
+    venue = a_venue(world)
+    market, crossed = world.markets[0].market_id, world.markets[1].market_id
+    levels = tuple(BookLevel(300_000 - 10_000 * i, 5) for i in range(4))
+    venue.books[market] = OrderBook(market, levels, (BookLevel(320_000, 7),), 3, now_us())
+    venue.books[crossed] = OrderBook(crossed, (BookLevel(330_000, 5),), (BookLevel(320_000, 7),), 1, now_us())
+    pipeline = a_pipeline(stores, venue, watcher)
+    pipeline._settings = replace(pipeline._settings, depth_seconds=0.05, depth_levels=3)
+    async with running(pipeline):
+        await discovered(venue, watcher)
+        venue.say(*world.quotes)
+        async with asyncio.timeout(20):
+            while not (rows := await recorded_books(stores)):
+                await asyncio.sleep(0.05)
+    assert rows == [(market, 3, [300_000, 290_000, 280_000], [320_000])]
+    with pytest.raises(Fenced):
+        await stores.store.record_books(Lease(1_000_000, "nobody", 0), list(venue.books.values()), 3)
+
+
+async def recorded_books(stores: Stores) -> list[tuple[Any, ...]]:
+    async with stores.database.reading() as transaction:
+        rows = await transaction.driver.fetch(
+            "SELECT market_id, epoch, bid_prices_micros, ask_prices_micros FROM books_live JOIN market_keys "
+            "USING (market_key)"
+        )
+    return [tuple(row) for row in rows]
 
 
 async def test_a_quiet_markets_book_is_published_when_it_is_followed_and_again_without_a_tick(

@@ -63,6 +63,8 @@ class PipelineSettings:
     """How often the books that changed are recorded for backtests; 0 for never."""
     depth_levels: int = 10
     """How many levels of each side are recorded."""
+    link_proposals_seconds: float = 900.0
+    """How often markets of different venues are compared to propose links; 0 for never."""
     disk_seconds: float = 5.0
     minimum_free_disk_ppm: int = 50_000
     partitions_seconds: float = 3_600.0
