@@ -38,6 +38,7 @@ from oddstream_server.pipeline.discovery import Discovery
 from oddstream_server.pipeline.disk import DiskGuard, FreeDisk
 from oddstream_server.pipeline.grading import Grader
 from oddstream_server.pipeline.ingest import Configure, Ingest
+from oddstream_server.pipeline.linking.proposer import LinkProposer
 from oddstream_server.pipeline.observer import PipelineObserver, SilentObserver
 from oddstream_server.pipeline.queue import IngestQueue
 from oddstream_server.pipeline.requested import RequestedRuns
@@ -282,6 +283,9 @@ class Pipeline:
             if publisher is not None:
                 keeping.append(group.create_task(self._beat(settings.books_seconds, publisher.publish)))
                 keeping.append(group.create_task(self._beat(settings.books_again_seconds, publisher.refresh)))
+            if settings.link_proposals_seconds > 0 and len(self._adapters) > 1:
+                proposer = LinkProposer(self._catalog, tuple(self._adapters), self._clock)
+                keeping.append(group.create_task(self._beat(settings.link_proposals_seconds, proposer.propose)))
             if recorder is not None:
                 keeping.append(group.create_task(self._beat(settings.depth_seconds, recorder.record)))
             if self._free_disk_ppm is not None:
@@ -332,7 +336,7 @@ class Pipeline:
             else:
                 return
 
-    async def _beat(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    async def _beat(self, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
         """Do something again and again; a failure is reported and waits for the next beat, unless it is the fence."""
         while True:
             await asyncio.sleep(seconds)
