@@ -74,7 +74,7 @@ async def test_the_chain_refuses_to_be_built_in_another_order() -> None:
 def test_the_order_of_the_layers_is_the_decided_one() -> None:
     decided = ("request_context", "metrics", "errors", "peer_limit", "authentication", "key_limit", "deadline")
     assert tuple(name for name in ORDER if name in decided) == decided
-    assert ORDER[-1] == "validation"
+    assert ORDER[-2:] == ("validation", "venue_scope")
     assert build_chain  # the served chain is checked against ORDER whenever a server is built
 
 

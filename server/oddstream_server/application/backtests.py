@@ -64,6 +64,7 @@ class Backtests:
         :raises FailedPrecondition: BACKTEST_WITHOUT_DATA.
         :raises ResourceExhausted: BACKTEST_QUOTA_EXCEEDED.
         """
+        spec = within_scopes(caller, spec)
         if call is None or not await self._store.was_answered(call, self._now()):
             spec = self._planner.check_backtest(spec)
             await self._check_data(caller, spec, "config")
@@ -74,6 +75,7 @@ class Backtests:
     ) -> Run:
         """As :meth:`create_backtest`, and InvalidArgument with SWEEP_TOO_LARGE."""
         sets = 1
+        spec = replace(spec, base=within_scopes(caller, spec.base))
         if call is None or not await self._store.was_answered(call, self._now()):
             spec, sets = self._planner.check_sweep(spec)
             await self._check_data(caller, spec.base, "config.base")
@@ -208,6 +210,20 @@ def _unfinished(run_id: str) -> FailedPrecondition:
         subject=run_id,
         reason="BACKTEST_NOT_FINISHED",
     )
+
+
+def within_scopes(caller: Principal, spec: BacktestSpec) -> BacktestSpec:
+    """The markets of a spec that names no venue are those of the venues that the caller may see.
+
+    :raises PermissionDenied: SCOPE_DENIED: there is none of the kind that the run is on.
+    """
+    if spec.markets.venues or not caller.scopes.venues:
+        return spec
+    venues = tuple(v for v in caller.scopes.venues if (v is Venue.SIMULATED) == spec.simulated)
+    if not venues:
+        kind = "the simulated venue" if spec.simulated else "every venue but the simulated one"
+        raise PermissionDenied(f"the key's scopes leave out {kind}", reason="SCOPE_DENIED")
+    return replace(spec, markets=replace(spec.markets, venues=venues))
 
 
 def _check_venues(caller: Principal, spec: BacktestSpec, path: str) -> None:

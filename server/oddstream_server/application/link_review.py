@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from oddstream_server.application.etags import etag_of, require_etag
 from oddstream_server.application.mutations import Mutation
+from oddstream_server.application.venue_scope import require_markets
 from oddstream_server.domain.errors import FailedPrecondition, NotFound
 from oddstream_server.domain.market import LinkState, MarketLink
 
@@ -28,6 +29,7 @@ async def review_link(mutation: Mutation, review: LinkReview) -> MarketLink:
     """Confirm or reject a link as of the rules that the reviewer read.
 
     :raises NotFound: MARKET_LINK_NOT_FOUND.
+    :raises PermissionDenied: SCOPE_DENIED: the reviewer may not see one of the markets' venues.
     :raises Aborted: ETAG_MISMATCH.
     :raises FailedPrecondition: MARKET_RULES_CHANGED: one of the texts is another by now.
     """
@@ -35,6 +37,7 @@ async def review_link(mutation: Mutation, review: LinkReview) -> MarketLink:
     if found is None:
         raise NotFound("MarketLink", review.link_id)
     link, markets = found
+    require_markets((link.market_id, link.other_market_id))
     require_etag(review.etag, link_etag(link))
     if [market.rules_digest for market in markets] != [review.rules_digest, review.other_rules_digest]:
         raise FailedPrecondition(

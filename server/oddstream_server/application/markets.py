@@ -19,6 +19,7 @@ from oddstream_server.application.ports import (
     TickReader,
     TimeRange,
 )
+from oddstream_server.application.venue_scope import narrowed, scoped_venues
 from oddstream_server.domain.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from oddstream_server.domain.fees import FeeSchedule, Liquidity, schedule_at
 from oddstream_server.domain.market import Event, Market, MarketLink, Venue, split_market_id
@@ -77,6 +78,7 @@ class Markets:
         self._feeds_read_us: int | None = None
 
     async def list_events(self, where: EventFilter, page: PageRequest) -> Page[Event]:
+        where = replace(where, venues=narrowed(where.venues))
         return await self._catalog.list_events(where, page.after, page.size)
 
     async def get_event(self, event_id: str) -> Event:
@@ -88,6 +90,7 @@ class Markets:
         return found[event_id]
 
     async def list_markets(self, where: MarketFilter, page: PageRequest) -> Page[Market]:
+        where = replace(where, venues=narrowed(where.venues))
         return await self._catalog.list_markets(where, page.after, page.size)
 
     async def get_market(self, market_id: str) -> Market:
@@ -161,7 +164,7 @@ class Markets:
         return await self._of_known_market(market_id, rows, page)
 
     async def list_links(self, where: MarketLinkFilter, page: PageRequest) -> Page[MarketLink]:
-        return await self._catalog.list_links(where, page.after, page.size)
+        return await self._catalog.list_links(replace(where, within_venues=scoped_venues()), page.after, page.size)
 
     async def estimate_fees(
         self, market_id: str, outcome_index: int, fills: Sequence[FeeFill], as_of_us: int | None

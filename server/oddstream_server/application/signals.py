@@ -1,6 +1,6 @@
 """Reading signals and the strategies that make them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from oddstream_server.application.paging import PageRequest, page_of
 from oddstream_server.application.ports import (
@@ -10,6 +10,7 @@ from oddstream_server.application.ports import (
     StoredSignal,
     StrategyCatalog,
 )
+from oddstream_server.application.venue_scope import require_markets, require_venues, scoped_venues
 from oddstream_server.domain.errors import NotFound
 from oddstream_server.domain.strategy import StrategyDescription
 
@@ -41,17 +42,22 @@ class Signals:
         self._strategies = strategies
 
     async def list_signals(self, where: SignalListFilter, page: PageRequest) -> SignalPage:
-        """Newest first."""
+        """Newest first. A signal with a leg on a venue that the caller may not see is left out."""
+        where = replace(where, match=replace(where.match, within_venues=scoped_venues()))
         # The data set first: should it change in between, the caller's stream is refused and not silently wrong.
         bounds = await self._signal_log.bounds()
         found, head = await self._signal_log.list_signals(where, page.after, page.size)
         return SignalPage(found, head, bounds.data_set_id)
 
     async def get_signal(self, signal_id: str) -> StoredSignal:
-        """:raises NotFound: SIGNAL_NOT_FOUND."""
+        """:raises NotFound: SIGNAL_NOT_FOUND.
+        :raises PermissionDenied: SCOPE_DENIED: a leg is on a venue that the caller may not see.
+        """
         signal = await self._signal_log.get_signal(signal_id)
         if signal is None:
             raise NotFound("Signal", signal_id)
+        require_venues([signal.signal.venue.value])
+        require_markets(leg.market_id for leg in signal.signal.legs)
         return signal
 
     async def list_strategies(self, where: StrategyFilter, page: PageRequest) -> Page[StrategyDescription]:

@@ -20,6 +20,7 @@ from oddstream_server.interceptors.metrics import MetricsInterceptor
 from oddstream_server.interceptors.peer_limit import PeerLimitInterceptor
 from oddstream_server.interceptors.request_context import PeerAddresses, RequestContextInterceptor
 from oddstream_server.interceptors.validation import ValidationInterceptor
+from oddstream_server.interceptors.venue_scope import VenueScopeInterceptor
 from oddstream_server.transport.contract import Contract
 
 
@@ -60,5 +61,6 @@ def build_chain(
         KeyLimitInterceptor(limiter, settings.units_per_minute, settings.streams_per_key),
         DeadlineInterceptor(settings.default_deadline_seconds, settings.maximum_deadline_seconds),
         ValidationInterceptor(contract),
+        VenueScopeInterceptor(denials),
     )
     return Chain(layers, methods, in_flight)

@@ -11,6 +11,7 @@ authentication    who calls, and whether they may
 key_limit         the caller's rate and open streams
 deadline          how long it may take
 validation        the message, against the contract's rules
+venue_scope       the venues that it names, against the key's
 """
 
 import inspect
@@ -51,6 +52,7 @@ ORDER = (
     "key_limit",
     "deadline",
     "validation",
+    "venue_scope",
 )
 
 

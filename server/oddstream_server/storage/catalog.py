@@ -288,6 +288,8 @@ class CatalogStore:
         )
         if where.market_ids:
             statement = statement.where(or_(c.market_id.in_(where.market_ids), c.other_market_id.in_(where.market_ids)))
+        for side in (c.market_id, c.other_market_id) if where.within_venues else ():
+            statement = statement.where(or_(*(side.startswith(f"{venue.value}:") for venue in where.within_venues)))
 
         async def work(transaction: Transaction) -> Page[MarketLink]:
             rows = await _page_rows(transaction, statement, market_links.c.link_id, after, limit)

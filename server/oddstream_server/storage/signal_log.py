@@ -444,6 +444,8 @@ def _conditions(where: SignalListFilter) -> list[ColumnElement[bool]]:
             found.append(column == values[0] if len(values) == 1 else column.in_(values))
     if match.venues:
         found.append(c.venues.overlap(cast([v.value for v in match.venues], ARRAY(Text))))
+    if match.within_venues:
+        found.append(c.venues.contained_by(cast([v.value for v in match.within_venues], ARRAY(Text))))
     if match.market_ids:
         found.append(c.market_ids.overlap(cast(list(match.market_ids), ARRAY(Text))))
     if match.minimum_strength_ppm:

@@ -4,6 +4,7 @@ Messages are written as bytes (the response serializer lets them pass). The erro
 status in the errors interceptor; a client that leaves cancels the handler, and the cancellation is let through.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from oddstream.v1 import market_service_pb2, signal_pb2, signal_service_pb2
 from oddstream_server.application.ports import Clock, SignalFilter
 from oddstream_server.application.request import require_principal
+from oddstream_server.application.venue_scope import narrowed, scoped_venues
 from oddstream_server.feed.quotes import QuoteFeed, QuoteWatch
 from oddstream_server.feed.signals.feed import SignalFeed, SignalWatch
 from oddstream_server.feed.signals.filters import filter_digest
@@ -63,8 +65,11 @@ class QuoteStreams:
 
 def signal_watch(request: signal_service_pb2.WatchSignalsRequest) -> SignalWatch:
     """:raises InvalidArgument: the resume token is not ours or belongs to another filter, or a value is unknown."""
-    where = signal_filter(
-        request.filter, include_simulated=request.include_simulated, include_replay=request.include_replay
+    where = replace(
+        signal_filter(
+            request.filter, include_simulated=request.include_simulated, include_replay=request.include_replay
+        ),
+        within_venues=scoped_venues(),
     )
     return SignalWatch(
         where=where,
@@ -93,7 +98,7 @@ def _start(given: signal_service_pb2.WatchSignalsStart, where: SignalFilter) -> 
 def quote_watch(request: market_service_pb2.WatchQuotesRequest) -> QuoteWatch:
     """:raises InvalidArgument: a venue is unknown."""
     return QuoteWatch(
-        venues=chosen(VENUES, request.filter.venues, "filter.venues"),
+        venues=narrowed(chosen(VENUES, request.filter.venues, "filter.venues")),
         event_ids=tuple(request.filter.event_ids),
         market_ids=tuple(request.filter.market_ids),
         include_simulated=request.include_simulated,

@@ -21,7 +21,7 @@ from oddstream_server.application.keys.key_format import KeyText, parse
 from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.application.ports import Clock, KeyStore, StoredKey
 from oddstream_server.domain.errors import OddstreamError, Unauthenticated, Unavailable
-from oddstream_server.domain.principal import Principal
+from oddstream_server.domain.principal import Principal, Role, Scopes
 
 log = structlog.get_logger()
 
@@ -34,6 +34,7 @@ TOUCH_SECONDS = 60.0
 _MAXIMUM_CACHED = 10_000
 _READS_AT_A_TIME = 32
 _DUMMY_PROOF = bytes(32)
+_RETURN_US = 100_000
 
 
 def bearer_token(metadata: Mapping[str, str]) -> str | None:
@@ -225,9 +226,17 @@ class Authenticator:
         except Exception:
             log.exception("the key of open streams could not be read again", key_id=key_id)
             return
-        if stored is None or self._revoked_or_expired(stored):
-            for on_end in self._watched.pop(key_id, ()):
+        streams = self._watched.get(key_id, {})
+        over = stored is None or self._revoked_or_expired(stored)
+        for on_end, principal in list(streams.items()):
+            if over or self._replaced(principal, stored):
+                streams.pop(on_end, None)
                 on_end(_ended())
+            elif stored is not None and _rights(principal) != _rights(stored.principal):
+                streams.pop(on_end, None)
+                on_end(Unavailable("what the key may do was changed; come again", retry_after_us=_RETURN_US))
+        if not streams:
+            self._watched.pop(key_id, None)
 
     async def _touch(self) -> None:
         if not self._used or self._monotonic() - self._touched_at < TOUCH_SECONDS:
@@ -297,6 +306,10 @@ class Authenticator:
         self._checked[_digest(token)] = _Checked(principal, key_id, self._monotonic())
         if len(self._checked) > _MAXIMUM_CACHED:
             self._checked.popitem(last=False)
+
+
+def _rights(principal: Principal) -> tuple[Role, Scopes]:
+    return principal.role, principal.scopes
 
 
 def _ended() -> Unauthenticated:

@@ -46,6 +46,8 @@ class MarketLinkFilter:
     """The link concerns one of them, on either side."""
     states: tuple[LinkState, ...] = ()
     relations: tuple[LinkRelation, ...] = ()
+    within_venues: tuple[Venue, ...] = ()
+    """Both markets are of these."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ class SignalFilter:
     minimum_net_edge_micros: int | None = None
     include_simulated: bool = False
     include_replay: bool = False
+    within_venues: tuple[Venue, ...] = ()
+    """No leg is elsewhere: what the caller's key may see; empty for all."""
 
 
 @dataclass(frozen=True, slots=True)

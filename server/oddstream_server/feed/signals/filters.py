@@ -59,6 +59,8 @@ def filter_digest(where: SignalFilter) -> bytes:
     body = {}
     for f in fields(where):
         value = getattr(where, f.name)
+        if f.name == "within_venues" and not value:
+            continue  # tokens given out before there was such a thing stay good
         body[f.name] = sorted(set(value)) if isinstance(value, tuple) else value
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).digest()[:16]
@@ -71,7 +73,7 @@ class CompiledFilter:
 
     def __init__(self, where: SignalFilter) -> None:
         self.digest = filter_digest(where)
-        self.venues = frozenset(v.value for v in where.venues)
+        self.venues = frozenset(v.value for v in where.venues or where.within_venues)
         self.shows_simulated = where.include_simulated
         self._tests = tuple(_tests_of(where))
         self.index_by, self.index_keys = _index_of(where)
@@ -109,6 +111,9 @@ def _tests_of(where: SignalFilter) -> list[Test]:
     if where.venues:
         venues = frozenset(v.value for v in where.venues)
         tests.append(lambda facts: not venues.isdisjoint(facts.venues))
+    if where.within_venues:
+        within = frozenset(v.value for v in where.within_venues)
+        tests.append(lambda facts: facts.venues <= within)
     if where.event_ids:
         events = frozenset(where.event_ids)
         tests.append(lambda facts: facts.event_id in events)
