@@ -163,7 +163,8 @@ def test_the_fee_of_a_contract_follows_the_dated_rounding(quarantine: Quarantine
     # 0.07 x 0.055 x 0.945 = 0.00363825 USD
     assert fee(utc_us(2026, 7, 2)) == 10_000
     assert fee(utc_us(2026, 7, 3)) == 3_700
-    assert fee(utc_us(2026, 9, 18)) == 10_000
+    # 0.055 and 0.003639 make 0.058639: the balance moves by 0.06
+    assert fee(utc_us(2026, 9, 18)) == 5_000
     direct = fee_schedules((SeriesFee("quadratic", 1_000_000),), "KXRAIN", balance_step_micros=100)
     held = schedule_at(direct, utc_us(2026, 9, 18))
     assert held is not None

@@ -50,10 +50,22 @@ def taker_fee_micros(
 ) -> int:
     """Fee of one taking fill in micros of USD, rounded up to the schedule's step.
 
+    Where the schedule rounds the balance it is the fee of a purchase.
+
     :param price_micros: price of the outcome bought or sold, 0 to ``payout_micros``.
     :param size_micros: contracts in micros, at least 0.
     :raises ValueError: the formula is not known to this version.
     """
+    fee = _stepped_fee_micros(schedule, price_micros, size_micros, payout_micros)
+    if schedule.balance_step_micros > 0:
+        cost = -(-price_micros * size_micros // MICROS)
+        fee += -(cost + fee) % schedule.balance_step_micros
+    return fee
+
+
+def _stepped_fee_micros(
+    schedule: fee_schedule_pb2.FeeSchedule, price_micros: int, size_micros: int, payout_micros: int
+) -> int:
     rate = schedule.taker_rate_ppm * schedule.multiplier_ppm  # over MICROS squared
     spread = price_micros * (payout_micros - price_micros)  # p(1 - p) over the payout squared
     formula = schedule.formula
@@ -105,8 +117,14 @@ def taker_fee_working(
     rounded = int(_EXACT.multiply(exact, Decimal(MICROS)).to_integral_value("ROUND_CEILING"))
     rounded = -(-rounded // step) * step
     steps.append(FeeStep(f"rounded up to a multiple of {plain(_decimal(step))}", plain(_decimal(rounded))))
-    if fee != rounded:
-        steps.append(FeeStep("not less than the minimum", plain(_decimal(fee))))
+    stepped = _stepped_fee_micros(schedule, price_micros, size_micros, payout_micros)
+    if stepped != rounded:
+        steps.append(FeeStep("not less than the minimum", plain(_decimal(stepped))))
+    if schedule.balance_step_micros > 0:
+        balance = plain(_decimal(schedule.balance_step_micros))
+        steps.append(
+            FeeStep(f"and what makes price x size and fee together a multiple of {balance}", plain(_decimal(fee)))
+        )
     return steps
 
 

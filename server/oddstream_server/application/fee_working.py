@@ -1,6 +1,6 @@
 """How a fee comes about, step by step and exact, for people."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Context, Decimal
 
 from oddstream_server.domain.fees import FeeFormula, FeeSchedule, Liquidity
@@ -47,11 +47,18 @@ def fee_working(
     for _, factor in factors:
         exact = _EXACT.multiply(exact, factor)
     steps = [FeeStep(" x ".join(text for text, _ in factors), _plain(exact))]
-    steps.append(
-        FeeStep(f"rounded up to a multiple of {_plain(_decimal(schedule.rounding_step_micros))}", _plain(_decimal(fee)))
+    stepped = replace(schedule, balance_step_micros=0).fill_fee_micros(
+        price_micros, size_micros, liquidity, payout_micros
     )
-    if schedule.minimum_micros and fee == schedule.minimum_micros:
-        steps.append(FeeStep("not less than the minimum", _plain(_decimal(fee))))
+    step = _plain(_decimal(schedule.rounding_step_micros))
+    steps.append(FeeStep(f"rounded up to a multiple of {step}", _plain(_decimal(stepped))))
+    if schedule.minimum_micros and stepped == schedule.minimum_micros:
+        steps.append(FeeStep("not less than the minimum", _plain(_decimal(stepped))))
+    if schedule.balance_step_micros:
+        balance = _plain(_decimal(schedule.balance_step_micros))
+        steps.append(
+            FeeStep(f"and what makes price x size and fee together a multiple of {balance}", _plain(_decimal(fee)))
+        )
     return tuple(steps)
 
 

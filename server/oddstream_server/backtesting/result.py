@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -14,13 +14,9 @@ from oddstream_server.backtesting.figures import forecasts, returns
 from oddstream_server.backtesting.figures.forecasts import CalibrationBin
 from oddstream_server.backtesting.records.coverage import Coverage
 from oddstream_server.backtesting.shards import FillAssumption
+from oddstream_server.domain.backtest import DISCLAIMERS
 from oddstream_server.domain.money import MICROS
 from oddstream_server.domain.signal import DISCLAIMER_CODE
-
-DISCLAIMER_TEXT: Final = (
-    "A backtest shows what rules would have earned on recorded data under stated assumptions. Past results need not "
-    "come again; the best of many trials is mostly luck; nothing here is advice."
-)
 
 
 class PositionExit(IntEnum):
@@ -116,7 +112,7 @@ class BacktestResult:
     final_equity_micros: int
     trial_count: int
     disclaimer_code: str = DISCLAIMER_CODE
-    disclaimer_text: str = DISCLAIMER_TEXT
+    disclaimer_text: str = DISCLAIMERS[DISCLAIMER_CODE]
 
 
 def summarize(outcome: Outcome, trial_count: int = 1) -> BacktestResult:

@@ -130,6 +130,7 @@ class FeeSchedule(message.Message):
     VALID_TO_TIME_FIELD_NUMBER: builtins.int
     KNOWN_FROM_TIME_FIELD_NUMBER: builtins.int
     SOURCE_FIELD_NUMBER: builtins.int
+    BALANCE_STEP_MICROS_FIELD_NUMBER: builtins.int
     venue: venue_pb2.Venue.ValueType
     """It is the venue that charges the fee."""
     scope: FeeScope.ValueType
@@ -158,6 +159,11 @@ class FeeSchedule(message.Message):
     """It is the smallest fee that is charged when the fee isn't 0, in micros of USD."""
     source: builtins.str
     """It tells where the row was read, for example the name and date of a document."""
+    balance_step_micros: builtins.int
+    """It is what the account's balance moves in, in micros of USD: a fill also pays what rounds its change of the balance,
+    cost and fee together, to a multiple of it. What one fill of an order overpaid this way later fills give back in
+    whole cents. It is 0 where the venue has no such rule.
+    """
     @builtins.property
     def valid_from_time(self) -> timestamp_pb2.Timestamp:
         """It is the first instant at which the row is valid. When it is absent the row was always valid before its end."""
@@ -189,9 +195,10 @@ class FeeSchedule(message.Message):
         valid_to_time: timestamp_pb2.Timestamp | None = ...,
         known_from_time: timestamp_pb2.Timestamp | None = ...,
         source: builtins.str = ...,
+        balance_step_micros: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["known_from_time", b"known_from_time", "valid_from_time", b"valid_from_time", "valid_to_time", b"valid_to_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_class", b"account_class", "exponent", b"exponent", "formula", b"formula", "known_from_time", b"known_from_time", "maker_rate_ppm", b"maker_rate_ppm", "minimum_fee_micros", b"minimum_fee_micros", "multiplier_ppm", b"multiplier_ppm", "rounding_scope", b"rounding_scope", "rounding_step_micros", b"rounding_step_micros", "scope", b"scope", "scope_id", b"scope_id", "source", b"source", "taker_rate_ppm", b"taker_rate_ppm", "valid_from_time", b"valid_from_time", "valid_to_time", b"valid_to_time", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_class", b"account_class", "balance_step_micros", b"balance_step_micros", "exponent", b"exponent", "formula", b"formula", "known_from_time", b"known_from_time", "maker_rate_ppm", b"maker_rate_ppm", "minimum_fee_micros", b"minimum_fee_micros", "multiplier_ppm", b"multiplier_ppm", "rounding_scope", b"rounding_scope", "rounding_step_micros", b"rounding_step_micros", "scope", b"scope", "scope_id", b"scope_id", "source", b"source", "taker_rate_ppm", b"taker_rate_ppm", "valid_from_time", b"valid_from_time", "valid_to_time", b"valid_to_time", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

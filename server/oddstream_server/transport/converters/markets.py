@@ -148,12 +148,15 @@ def fee_schedule_message(schedule: FeeSchedule, venue: Venue) -> fee_schedule_pb
         multiplier_ppm=schedule.multiplier_ppm,
         exponent=schedule.exponent,
         rounding_step_micros=schedule.rounding_step_micros,
-        rounding_scope=fee_schedule_pb2.FEE_ROUNDING_SCOPE_FILL,
+        rounding_scope=fee_schedule_pb2.FEE_ROUNDING_SCOPE_ORDER
+        if schedule.rounds_over_order
+        else fee_schedule_pb2.FEE_ROUNDING_SCOPE_FILL,
         minimum_fee_micros=schedule.minimum_micros,
         valid_from_time=timestamp(schedule.valid_from_us),
         valid_to_time=timestamp(schedule.valid_to_us),
         known_from_time=timestamp(schedule.known_from_us),
         source=schedule.source,
+        balance_step_micros=schedule.balance_step_micros,
     )
 
 

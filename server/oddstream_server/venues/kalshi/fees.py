@@ -94,25 +94,34 @@ def fee_schedules(
 ) -> tuple[FeeSchedule, ...]:
     """The dated schedules of a market, oldest first, without overlap.
 
-    :param balance_step_micros: what the account's balance moves in since 2026-09-18; per fill the cent is the
-        conservative choice, since the venue gives over-rounding back over an order's fills.
+    :param balance_step_micros: what the account's balance moves in since 2026-09-18: a cent, or 0.0001 USD for direct
+        members. A fill also pays what rounds its balance change; the model fee itself is rounded up to the micro.
     :param waived_until_us: the market's fee waiver ends then.
     :raises RowError: ``fee_unknown``: a fee type whose formula isn't published; it is never guessed.
     """
     index = series_ticker.startswith(_INDEX_SERIES)
-    eras: tuple[tuple[int | None, int | None, int, int, str], ...] = (
+    eras: tuple[tuple[int | None, int | None, int, int, int, str], ...] = (
         (
             None,
             CENTICENT_FROM_US,
             INDEX_RATE_PPM if index else TAKER_RATE_PPM,
             CENT_MICROS,
+            0,
             "Kalshi fee schedule before July 2026",
         ),
-        (CENTICENT_FROM_US, BALANCE_STEP_FROM_US, TAKER_RATE_PPM, CENTICENT_MICROS, "Kalshi fee schedule of July 2026"),
+        (
+            CENTICENT_FROM_US,
+            BALANCE_STEP_FROM_US,
+            TAKER_RATE_PPM,
+            CENTICENT_MICROS,
+            0,
+            "Kalshi fee schedule of July 2026",
+        ),
         (
             BALANCE_STEP_FROM_US,
             None,
             TAKER_RATE_PPM,
+            1,
             balance_step_micros,
             "Kalshi documentation of 2026-09-18: model fee and rounding fee",
         ),
@@ -126,7 +135,7 @@ def fee_schedules(
         if fee.fee_type not in _MAKER_RATE_PPM:
             raise RowError(QuarantineReason.FEE_UNKNOWN, f"fee_type is none of {', '.join(_MAKER_RATE_PPM)}")
         maker_ppm = _MAKER_RATE_PPM[fee.fee_type]
-        for era_from, era_to, taker_ppm, step, source in eras:
+        for era_from, era_to, taker_ppm, step, balance_step, source in eras:
             begin = _later(_later(fee.valid_from_us, era_from), waived_until_us)
             end = _earlier(fee.valid_to_us, era_to)
             if begin is not None and end is not None and begin >= end:
@@ -138,6 +147,7 @@ def fee_schedules(
                     maker_rate_ppm=maker_ppm * taker_ppm // TAKER_RATE_PPM,
                     multiplier_ppm=fee.multiplier_ppm,
                     rounding_step_micros=step,
+                    balance_step_micros=balance_step,
                     valid_from_us=begin,
                     valid_to_us=end,
                     known_from_us=era_from,

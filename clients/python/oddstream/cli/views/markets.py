@@ -172,7 +172,7 @@ def _fees(market: market_pb2.Market, now_us: int) -> list[RenderableType]:
             f"{row.valid_to_time.ToDatetime():%Y-%m-%d}" if row.HasField("valid_to_time") else "further notice",
             fee_formula(row, row.taker_rate_ppm),
             fee_formula(row, row.maker_rate_ppm),
-            words.decimal(row.rounding_step_micros),
+            _rounding(row),
             Text(row.source),
             style="" if current else "dim",
         )
@@ -264,3 +264,8 @@ def _level(side: Sequence[order_book_pb2.BookLevel], i: int) -> tuple[str, str]:
     if i >= len(side):
         return "-", "-"
     return words.decimal(side[i].price_micros), words.decimal(side[i].size_micros)
+
+
+def _rounding(row: fee_schedule_pb2.FeeSchedule) -> str:
+    step = words.decimal(row.rounding_step_micros)
+    return f"{step}, balance {words.decimal(row.balance_step_micros)}" if row.balance_step_micros else step
