@@ -1,6 +1,7 @@
 """People's data: exported whole, erased for good, and everything kept no longer than said."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from oddstream.v1 import access_pb2, admin_service_pb2, api_key_pb2, retention_policy_pb2, system_status_pb2
 from oddstream_server.app.administration import records_of
+from oddstream_server.application.privacy.people import token_pseudonym
+from oddstream_server.application.sealing import Sealer
+from oddstream_server.domain.principal import Principal, Role
 from oddstream_server.domain.retention import DEFAULTS
 from oddstream_server.storage.administration.audit_log import AuditLogStore
 from tests.grpc.administered import KEYRING, Administered, administered, request_id
-from tests.grpc.running_server import failure_of
+from tests.grpc.running_server import bearer, failure_of
 
 pb = admin_service_pb2
 NAME, EMAIL = "Ada Planted-Lovelace", "ada.planted@example.org"
@@ -158,3 +162,38 @@ async def test_the_status_names_what_does_not_work(office: Administered) -> None
     assert (status.signal_log.stream_count, status.signal_log.maximum_stream_lag) == (3, 7)
     assert status.schema_revision
     assert status.signal_log.oldest_sequence == 1
+
+
+async def test_who_came_by_a_token_is_exported_and_erased_by_its_subject(office: Administered, tmp_path: Path) -> None:
+    token_subject = "ada.planted@example.org"
+    pseudonym = token_pseudonym(Sealer(KEYRING.data_keys), "", token_subject)
+    issued = office.server.world.issue(Role.ADMIN)
+    keys = office.server.world.keys.keys
+    keys[issued.key.key_id] = replace(issued.stored, principal=Principal(pseudonym, Role.ADMIN))
+    request = pb.CreateApiKeyRequest(display_name="bot", role=access_pb2.ROLE_VIEWER, request_id=request_id())
+    await office.admin.CreateApiKey(request, metadata=bearer(issued.key.text))
+
+    ada = pb.SubjectIdentity(token_subject=token_subject)
+    data = await office.admin.ExportSubjectData(pb.ExportSubjectDataRequest(subject=ada), metadata=office.auth)
+    assert [entry.actor for entry in data.audit_entries] == [pseudonym]
+    assert await office.rows("SELECT 1 FROM idempotency_requests WHERE principal = $1", pseudonym)
+    kept = await office.rows("SELECT * FROM idempotency_requests WHERE principal = $1", pseudonym)
+
+    erasure = pb.EraseSubjectDataRequest(subject=ada, note="asked by letter", request_id=request_id())
+    done = await office.admin.EraseSubjectData(erasure, metadata=office.auth)
+    assert done.pseudonym == pseudonym
+    of_ada = "SELECT 1 FROM idempotency_requests WHERE principal = $1"
+    assert not await office.rows(of_ada, pseudonym)
+    for table, column in (("audit_entries", "actor"), ("audit_entries", "resource"), ("erasures", "subject_id")):
+        assert not await office.rows(f"SELECT 1 FROM {table} WHERE {column} LIKE '%ada.planted%'")
+
+    # A restore brings the kept answer back; the list takes it away again.
+    marks = ", ".join(f"${i}" for i in range(1, len(kept[0]) + 1))
+    await office.rows(
+        f"INSERT INTO idempotency_requests ({', '.join(kept[0].keys())}) VALUES ({marks})", *kept[0].values()
+    )
+    await records_of(office.database, tmp_path, DEFAULTS, KEYRING).subjects.erase_again()
+    assert not await office.rows(of_ada, pseudonym)
+
+    nobody = pb.EraseSubjectDataRequest(subject=pb.SubjectIdentity(token_subject="never.seen"), note="x")
+    assert (await failure_of(office.admin.EraseSubjectData(nobody, metadata=office.auth))).reason == "SUBJECT_NOT_FOUND"

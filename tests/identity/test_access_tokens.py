@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from oddstream_server.application.keys.authentication import Authenticator
+from oddstream_server.application.privacy.people import token_pseudonym
+from oddstream_server.application.sealing import Sealer
 from oddstream_server.domain.errors import PermissionDenied, Unauthenticated, Unavailable
 from oddstream_server.domain.principal import Principal, Role
 from oddstream_server.identity.access_tokens import AccessTokens, TokenRules
@@ -91,6 +93,10 @@ class Checked:
         return f"{caught.value.reason}: {caught.value.message}"
 
 
+def pseudonym(subject: str) -> str:
+    return token_pseudonym(Sealer({1: b"d" * 32}), "an issuer", subject)
+
+
 @pytest.fixture
 async def checked() -> AsyncIterator[Checked]:
     provider = Provider()
@@ -103,7 +109,7 @@ async def checked() -> AsyncIterator[Checked]:
     provider.issuer = f"http://127.0.0.1:{runner.addresses[0][1]}"
     keys = KeySet(provider.issuer, monotonic=lambda: made.monotonic)
     rules = TokenRules(provider.issuer, AUDIENCE, roles=ROLES, leeway_seconds=30)
-    made = Checked(provider, AccessTokens(rules, keys, lambda: int(made.now * 1e6)), keys)
+    made = Checked(provider, AccessTokens(rules, keys, lambda: int(made.now * 1e6), pseudonym), keys)
     yield made
     await runner.cleanup()
 
@@ -197,7 +203,7 @@ async def test_a_caller_without_a_mapped_role_is_known_and_refused(checked: Chec
 
 async def test_the_role_claim_may_be_nested(checked: Checked) -> None:
     rules = TokenRules(checked.provider.issuer, AUDIENCE, ("realm", "groups"), ROLES)
-    tokens = AccessTokens(rules, checked.keys, lambda: int(checked.now * 1e6))
+    tokens = AccessTokens(rules, checked.keys, lambda: int(checked.now * 1e6), pseudonym)
     assert (await tokens.verify(checked.token(realm={"groups": ["everyone"]}))).role is Role.VIEWER
 
 

@@ -91,12 +91,14 @@ def records_of(
     retention: Mapping[RetentionSubject, RetentionRule],
     keyring: Keyring,
     archive: Path | None = None,
+    token_issuer: str = "",
 ) -> Records:
     """:param folder: see :func:`records_folder`.
     :param retention: how long things are kept where operators set no rule.
     :param archive: the archive's folder, ``archive`` in ``folder`` by default: old ticks go there before they go.
+    :param token_issuer: whose access tokens are taken; people are found by their subjects.
     """
-    people = People(Sealer(keyring.data_keys), KeyDirectory(database))
+    people = People(Sealer(keyring.data_keys), KeyDirectory(database), token_issuer)
     log = AuditLogStore(database)
     old = RetentionStore(database, Archive(database, archive or folder / "archive"))
     return Records(
@@ -124,8 +126,9 @@ def administration(
     process: OwnProcess,
     retention: Mapping[RetentionSubject, RetentionRule] = DEFAULTS,
     archive: Path | None = None,
+    token_issuer: str = "",
 ) -> Administration:
-    records = records_of(database, folder, retention, keyring, archive)
+    records = records_of(database, folder, retention, keyring, archive, token_issuer)
     runs = PipelineRunStore(database)
     return Administration(
         mutations=Mutations(PostgresChanges(database), Sealer(keyring.data_keys), now_us),

@@ -22,6 +22,8 @@ from prometheus_client import (
 )
 
 from oddstream_server.app.secrets import SecretLogins, open_secrets
+from oddstream_server.application.privacy.people import token_pseudonym
+from oddstream_server.application.sealing import Sealer
 from oddstream_server.embedded.layout import DataFolder
 from oddstream_server.identity.access_tokens import AccessTokens, TokenRules
 from oddstream_server.identity.key_set import KeySet
@@ -122,18 +124,20 @@ def open_shared_state(settings: Settings, registry: CollectorRegistry, secrets: 
     )
 
 
-def access_tokens(settings: Settings) -> AccessTokens | None:
+def access_tokens(settings: Settings, sealer: Sealer) -> AccessTokens | None:
     """None where no OpenID provider is set up."""
-    if settings.oidc_issuer is None or settings.oidc_audience is None:
+    issuer = settings.oidc_issuer
+    if issuer is None or settings.oidc_audience is None:
         return None
     rules = TokenRules(
-        issuer=settings.oidc_issuer,
+        issuer=issuer,
         audience=settings.oidc_audience,
         role_claim=tuple(settings.oidc_role_claim.split(".")),
         roles=dict(settings.oidc_roles),
         leeway_seconds=settings.oidc_leeway_seconds,
     )
-    return AccessTokens(rules, KeySet(settings.oidc_issuer, settings.oidc_jwks_url, settings.oidc_ca_file), now_us)
+    keys = KeySet(issuer, settings.oidc_jwks_url, settings.oidc_ca_file)
+    return AccessTokens(rules, keys, now_us, lambda subject: token_pseudonym(sealer, issuer, subject))
 
 
 def certificate_files(settings: Settings) -> CertificateFiles | None:

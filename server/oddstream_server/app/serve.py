@@ -34,6 +34,7 @@ from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.application.markets import Markets
 from oddstream_server.application.mutations import Mutations
+from oddstream_server.application.privacy.people import certificate_pseudonym
 from oddstream_server.application.sealing import Sealer
 from oddstream_server.application.signals import Signals
 from oddstream_server.application.strategy_settings import StrategySettings
@@ -100,8 +101,9 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
     strategies.load_entry_points()
 
     keyring = await read_keyring(settings, secrets)
+    sealer = Sealer(keyring.data_keys)
     authenticator = Authenticator(
-        ApiKeyStore(database), Peppers(keyring.peppers), now_us, tokens=access_tokens(settings)
+        ApiKeyStore(database), Peppers(keyring.peppers), now_us, tokens=access_tokens(settings, sealer)
     )
     metrics = FeedMetrics(registry)
     feeds = LiveFeeds(
@@ -122,7 +124,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
     markets = Markets(catalog, ticks, RedisBookCache(shared_state, registry), signal_log, now_us)
     signals = Signals(signal_log, StrategySettings(strategies, ControlsReader(database)))
     # The class decorator answers every rpc that a class doesn't serve; the checker sees the abstract base alone.
-    mutations = Mutations(PostgresChanges(database), Sealer(keyring.data_keys), now_us)
+    mutations = Mutations(PostgresChanges(database), sealer, now_us)
     market_service = MarketService(markets, QuoteStreams(feeds.quotes, now_us).watch, now_us, mutations)
     signal_service = SignalService(signals, SignalStreams(feeds.signals, now_us).watch)  # type: ignore[abstract]  # as said
     run_records = RunRecords(database)
@@ -135,19 +137,18 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
         settings.backtests_per_key,
     )
     backtest_service = BacktestService(backtests, run_feed, now_us)
-    admin_service = AdminService(
-        administration(
-            database,
-            keyring,
-            strategies,
-            signal_log,
-            records_folder(settings),
-            ServingProcess(database, shared_state, feeds.signals, secrets),
-            retention_defaults(settings),
-            archive_folder(settings),
-        ),
-        now_us,
+    use_cases = administration(
+        database,
+        keyring,
+        strategies,
+        signal_log,
+        records_folder(settings),
+        ServingProcess(database, shared_state, feeds.signals, secrets),
+        retention_defaults(settings),
+        archive_folder(settings),
+        settings.oidc_issuer or "",
     )
+    admin_service = AdminService(use_cases, now_us)
 
     in_flight = InFlight()
     limiter = LeasedRateLimiter(shared_state, registry)
@@ -157,7 +158,9 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
             unauthenticated_calls_per_minute=settings.unauthenticated_calls_per_minute,
             units_per_minute=settings.calls_per_minute,
             streams_per_key=settings.streams_per_key,
-            certificate_roles=CertificateRoles(dict(settings.tls_client_roles))
+            certificate_roles=CertificateRoles(
+                dict(settings.tls_client_roles), lambda name: certificate_pseudonym(sealer, name)
+            )
             if settings.tls_client_ca_file
             else None,
         ),
@@ -219,6 +222,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
     async def start() -> None:
         nonlocal serving, port
         await feeds.ready()
+        await use_cases.subjects.erase_again()  # whom a restore brought back goes before anybody can ask
         port = await server.start()
         if certificates:
             await prove_older_tls_is_refused(reachable_host(settings.grpc_host), port)

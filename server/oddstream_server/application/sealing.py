@@ -4,6 +4,7 @@ A sealed value is the key's version (2 bytes), a nonce (12 bytes), and the ciphe
 is authenticated with it, so that one row's value can't be put into another row.
 """
 
+import base64
 import hashlib
 import hmac
 import os
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 _VERSION_BYTES = 2
 _NONCE_BYTES = 12
 _KEY_BYTES = 32
+_PSEUDONYM_CHARACTERS = 26
 
 
 class SealBroken(Exception):
@@ -68,6 +70,12 @@ class Sealer:
     def index(self, value: str, purpose: str) -> bytes:
         """What a value is found by without being told: a keyed hash under the newest key."""
         return self.indexes(value, purpose)[0]
+
+    def pseudonym(self, value: str, purpose: str) -> str:
+        """A name for somebody that is always the same and tells nobody who it is: without the key it can't even be
+        tried out. Under the oldest key that is held: rotation doesn't rename people."""
+        digest = self.indexes(value, purpose)[-1]
+        return "sub_" + base64.b32encode(digest).decode().lower()[:_PSEUDONYM_CHARACTERS]
 
     def indexes(self, value: str, purpose: str) -> tuple[bytes, ...]:
         """The same under every key that is held, newest first: older rows are found too."""

@@ -4,8 +4,7 @@ The key's type decides the algorithm, never the token: a token that says ``none`
 Why a token is refused is in the log, with none of its content; the caller gets one answer for every reason.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -47,12 +46,16 @@ def invalid_token() -> Unauthenticated:
 
 
 class AccessTokens:
-    """Fulfils :class:`~oddstream_server.application.keys.authentication.TokenVerifier`."""
+    """Fulfils :class:`~oddstream_server.application.keys.authentication.TokenVerifier`.
 
-    def __init__(self, rules: TokenRules, keys: KeySet, now: Clock) -> None:
+    :param pseudonym: of a token's subject; no log, row or error has the subject itself.
+    """
+
+    def __init__(self, rules: TokenRules, keys: KeySet, now: Clock, pseudonym: Callable[[str], str]) -> None:
         self._rules = rules
         self._keys = keys
         self._now = now
+        self._pseudonym = pseudonym
 
     def recognises(self, token: str) -> bool:
         """True for what has the form of a JWT, good or bad: three parts with dots between."""
@@ -116,8 +119,7 @@ class AccessTokens:
             raise PermissionDenied("no role here is mapped to what the access token claims")
         expire_us = int((float(claims["exp"]) + self._rules.leeway_seconds) * 1_000_000)
         # Some providers' subjects are e-mail addresses, and a principal's name is logged and audited.
-        digest = hashlib.sha256(f"{self._rules.issuer}\n{subject}".encode()).hexdigest()[:24]
-        return Principal(f"oidc:{digest}", max(held), expire_time_us=expire_us)
+        return Principal(self._pseudonym(subject), max(held), expire_time_us=expire_us)
 
 
 def _refuse(why: str) -> NoReturn:

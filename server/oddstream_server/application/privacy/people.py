@@ -14,11 +14,19 @@ _EMAIL = "owner e-mail"
 
 
 class People:
-    """Seals and opens owners."""
+    """Seals and opens owners.
 
-    def __init__(self, sealer: Sealer, directory: KeyDirectory) -> None:
+    :param token_issuer: whose access tokens are taken; empty for nobody's.
+    """
+
+    def __init__(self, sealer: Sealer, directory: KeyDirectory, token_issuer: str = "") -> None:
         self._sealer = sealer
         self._directory = directory
+        self._token_issuer = token_issuer
+
+    def outside_names(self, name: str) -> tuple[str, ...]:
+        """The pseudonyms of who comes without a key of ours: as a token's subject, and as a certificate's name."""
+        return token_pseudonym(self._sealer, self._token_issuer, name), certificate_pseudonym(self._sealer, name)
 
     def indexes(self, email: str) -> tuple[bytes, ...]:
         """What an address is found by; capitals and spaces around it don't matter."""
@@ -76,6 +84,15 @@ class People:
         """The same within a change."""
         subject = await records.get(key.subject_id) if key.subject_id is not None else None
         return key if subject is None else replace(key, owner=self.owner_of(subject))
+
+
+def token_pseudonym(sealer: Sealer, issuer: str, subject: str) -> str:
+    """What a caller with an access token is called here: providers' subjects may be names or addresses."""
+    return sealer.pseudonym(f"{issuer}\n{subject}", "token subject")
+
+
+def certificate_pseudonym(sealer: Sealer, name: str) -> str:
+    return sealer.pseudonym(name, "certificate name")
 
 
 def _normal(email: str) -> str:

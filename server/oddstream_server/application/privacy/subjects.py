@@ -113,7 +113,7 @@ class Subjects:
         await change.audit.lock()
         found = await self._find(change, identity)
         if found.subject_id is None:
-            raise _unknown()
+            return await self._erase_outsider(mutation, found.actors, note)
         await require_other_admins(mutation, list(found.keys), [])
         for key in found.keys:
             if key.revoke_time_us is None:
@@ -130,6 +130,25 @@ class Subjects:
         self._erasures.append(Erasure(found.subject_id, key_ids, now_us))
         return Erased(len(key_ids), found.subject_id, now_us)
 
+    async def _erase_outsider(self, mutation: Mutation, names: tuple[str, ...], note: str) -> Erased:
+        """Whoever came by an access token or a certificate: kept answers go, and all else has their pseudonym alone."""
+        change, now_us = mutation.change, mutation.now_us
+        met = [name for name in names if await self._has_acted(name)]
+        if not met:
+            raise _unknown()
+        for name in met:
+            await change.requests.forget_subject(name)
+            await change.subjects.record_erasure(name, (), now_us)
+            await mutation.audit(f"Subject/{name}", None, {"note": note, "key_ids": []})
+            self._erasures.append(Erasure(name, (), now_us))
+        return Erased(0, met[0], now_us)
+
+    async def _has_acted(self, name: str) -> bool:
+        holdings = await self._holdings.of_owners((name,), 1)
+        return bool(
+            holdings.execution_count or holdings.run_ids or await self._audit.count(AuditFilter(actors=(name,)))
+        )
+
     async def erase_again(self) -> int:
         """Follow the list after a restore (or a crash in mid erasure); answers how many people came back."""
         erasures = self._erasures.read()
@@ -139,7 +158,7 @@ class Subjects:
         """:raises NotFound: SUBJECT_NOT_FOUND, where nothing but a token's subject could still be known."""
         subject_id: str | None = None
         if identity.token_subject:
-            return _Found(None, (), (identity.token_subject,))
+            return _Found(None, (), self._people.outside_names(identity.token_subject))
         if identity.email:
             subject = await change.subjects.find_by_email(self._people.indexes(identity.email))
             subject_id = None if subject is None else subject.subject_id

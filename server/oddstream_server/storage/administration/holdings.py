@@ -74,7 +74,13 @@ class ErasureStore:
         async with self._database.transaction() as transaction:
             driver = transaction.driver
             back = await driver.fetch("DELETE FROM subjects WHERE subject_id = ANY($1) RETURNING 1", subject_ids)
-            await driver.execute("DELETE FROM idempotency_requests WHERE subject_id = ANY($1)", subject_ids)
+            # Only what a restore can have brought back: whoever comes again with a token keeps the answers since.
+            await driver.execute(
+                "DELETE FROM idempotency_requests AS r USING unnest($1::text[], $2::timestamptz[]) AS e (id, erased) "
+                "WHERE (r.subject_id = e.id OR r.principal = e.id) AND r.create_time <= e.erased",
+                subject_ids,
+                [erasure.time_us for erasure in erasures],
+            )
             await driver.execute(
                 "UPDATE api_keys SET revoke_time = coalesce(revoke_time, $2), owner = 'erased', "
                 "revision = revision + 1 WHERE key_id = ANY($1) AND (revoke_time IS NULL OR owner <> 'erased')",

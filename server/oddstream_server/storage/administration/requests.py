@@ -51,7 +51,9 @@ class AnsweredRequests:
         )
 
     async def forget_subject(self, subject_id: str) -> None:
-        await self._driver.execute("DELETE FROM idempotency_requests WHERE subject_id = $1", subject_id)
+        await self._driver.execute(
+            "DELETE FROM idempotency_requests WHERE subject_id = $1 OR principal = $1", subject_id
+        )
 
 
 class RequestHousekeeping:
