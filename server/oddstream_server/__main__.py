@@ -143,6 +143,20 @@ def import_quotes(
     _run_command(import_quote_files(_settings(), paths, form, markets, candles))
 
 
+@imports.command("prices")
+def import_prices(
+    files: Annotated[list[Path], typer.Argument(help="Parquet or CSV files with the columns series, ts and price.")],
+    venue: Annotated[str, typer.Option(help="The venue whose markets are about these prices, e.g. kalshi.")] = "kalshi",
+) -> None:
+    """Import prices of what markets are about, for backtests: a series becomes <venue>:underlying.<series>."""
+    from oddstream_server.app.data import import_price_files
+    from oddstream_server.domain.market import Venue
+
+    if venue not in set(Venue):
+        _refuse(f"venue: must be one of {', '.join(Venue)}")
+    _run_command(import_price_files(_settings(), files, Venue(venue)))
+
+
 @cli.command()
 def replay(
     begin: Annotated[datetime | None, typer.Option("--from", help="First receive time, UTC.")] = None,

@@ -17,11 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from oddstream_server.app.process import database_connector, default_migrations_folder, now_us, open_database, say
 from oddstream_server.application.ports import Lease, TimeRange
+from oddstream_server.domain.market import Venue
 from oddstream_server.embedded.services import EmbeddedServices, running_services
 from oddstream_server.pipeline.deciding.replay import load_journal, replay, replayed_events
 from oddstream_server.pipeline.declarations import Declarations
 from oddstream_server.pipeline.imports.command import import_quotes
 from oddstream_server.pipeline.imports.forms import form_named
+from oddstream_server.pipeline.imports.prices import import_prices
 from oddstream_server.settings import Settings
 from oddstream_server.storage.administration.controls import ControlsReader
 from oddstream_server.storage.catalog import CatalogStore
@@ -107,6 +109,24 @@ async def import_quote_files(
             say(
                 f"{path}: {report.rows:,} rows stored, {report.rows_now:,} of them now; "
                 f"{report.markets_created:,} markets created; {report.rejected:,} rows without a valid side"
+            )
+
+
+async def import_price_files(settings: Settings, paths: Sequence[Path], venue: Venue) -> None:
+    """Import files of what markets are about, one after the other.
+
+    :raises OddstreamError: a file or a column isn't what it has to be.
+    """
+    columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    async with stored_data(settings) as database:
+        for path in paths:
+            with Progress(*columns, console=Console(stderr=True)) as progress:
+                report = await import_prices(
+                    path, venue, target=QuoteImports(database), progress=_Bars(progress, {}).tell
+                )
+            say(
+                f"{path}: {report.rows:,} prices stored, {report.rows_now:,} of them now; "
+                f"{report.rejected:,} rows without a price"
             )
 
 

@@ -67,6 +67,42 @@ def read_rows(path: Path, form: QuoteForm, position: int = 0, batch_rows: int = 
             first_row += batch.num_rows
 
 
+@dataclass(frozen=True, slots=True)
+class PriceBatch:
+    """Some rows of a file of prices, in order."""
+
+    first_row: int
+    codes: npt.NDArray[np.int32]
+    """Index into ``series`` of each row."""
+    series: list[str]
+    receive_time_us: Int64s
+    price_micros: Int64s
+    """:data:`MISSING` where the file holds no number above 0."""
+
+
+def read_prices(path: Path, form: QuoteForm, position: int = 0, batch_rows: int = BATCH_ROWS) -> Iterator[PriceBatch]:
+    """The rows of a file of prices from a row number on, in batches of bounded size; as :func:`read_rows`."""
+    first_row = position
+    for batch in _batches(path, form, position, batch_rows):
+        if not batch.num_rows:
+            continue
+        codes, series = _words(batch[form.market_column])
+        price, bad = _micros(batch[form.bid_column])
+        price[bad | (price <= 0)] = MISSING
+        yield PriceBatch(first_row, codes, series, _times(batch[form.time_column], form), price)
+        first_row += batch.num_rows
+
+
+def _words(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], list[str]]:
+    """A column of words as codes and what they stand for."""
+    if column.null_count:
+        raise InvalidArgument([FieldViolation("file", "a row names no series or market; fill it in, or leave it out")])
+    words = pc.dictionary_encode(column.combine_chunks())
+    if isinstance(words, pa.ChunkedArray):
+        words = words.combine_chunks()
+    return words.indices.to_numpy(zero_copy_only=False).astype(np.int32), words.dictionary.to_pylist()
+
+
 def _is_parquet(path: Path) -> bool:
     return path.suffix == ".parquet"
 

@@ -63,7 +63,7 @@ async def import_quotes(
     if not path.is_file():
         raise InvalidArgument([FieldViolation("file", f"{path} is not a file; name a Parquet or CSV file")])
     total = await asyncio.to_thread(count_rows, path)
-    digest = await asyncio.to_thread(_digest, path, progress)
+    digest = await asyncio.to_thread(digest_of_file, path, progress)
     source = TickSource(form.venue, SourceKind.IMPORT, digest)
     introducer = _Introducer(form, catalog, clock, declarations or Declarations())
     if markets_file is not None:
@@ -123,7 +123,7 @@ def _next(batches: Iterator[QuoteRows]) -> QuoteRows | None:
     return next(batches, None)
 
 
-def _digest(path: Path, progress: Progress) -> str:
+def digest_of_file(path: Path, progress: Progress) -> str:
     """SHA-256 of the file's content, which names it as a source."""
     digest, done, size = hashlib.sha256(), 0, path.stat().st_size
     with path.open("rb") as file:

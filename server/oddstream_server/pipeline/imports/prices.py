@@ -1,0 +1,104 @@
+"""``import prices``: what markets are about, from a file of (series, ts, price), into the tick store.
+
+A price is kept as a quote of ``<venue>:underlying.<series>`` whose bid and ask it is, as venues' own feeds keep it.
+Backtests read it as of each row; live strategies don't see imports.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from oddstream_server.application.quote_columns import MISSING, QuoteColumns, QuoteImportTarget
+from oddstream_server.domain.errors import FieldViolation, InvalidArgument
+from oddstream_server.domain.market import Event, Market, Venue, underlying_id
+from oddstream_server.domain.quote import SourceKind, TickSource
+from oddstream_server.pipeline.imports.columns import BATCH_ROWS, PriceBatch, count_rows, read_prices
+from oddstream_server.pipeline.imports.command import ImportReport, Progress, digest_of_file
+from oddstream_server.pipeline.imports.forms import QuoteForm
+
+
+def _no_market(row: Any) -> tuple[Market, Event | None]:
+    raise NotImplementedError("a price belongs to no market")
+
+
+def price_form(venue: Venue) -> QuoteForm:
+    """The one form of price files; times carry a zone or are UTC."""
+    return QuoteForm(
+        name="prices",
+        venue=venue,
+        summary="series, ts (with zone, else UTC), price: Parquet or CSV",
+        time_column="ts",
+        time_zone=None,
+        market_column="series",
+        bid_column="price",
+        ask_column="price",
+        describe=_no_market,
+    )
+
+
+_NAME: Final = "a series is named by 1 to 64 letters, digits, dots, dashes and underscores"
+
+
+async def import_prices(
+    path: Path,
+    venue: Venue,
+    *,
+    target: QuoteImportTarget,
+    progress: Progress = lambda stage, done, total: None,
+    batch_rows: int = BATCH_ROWS,
+) -> ImportReport:
+    """Import one file; the same file again stores nothing twice, and a stopped import goes on.
+
+    A row whose price isn't a number above 0 is stored without a price, which no strategy looks at, and counted.
+
+    :raises InvalidArgument: the path, a column or a series' name isn't what it has to be.
+    :raises Aborted: another process imports the same file.
+    """
+    if not path.is_file():
+        raise InvalidArgument([FieldViolation("file", f"{path} is not a file; name a Parquet or CSV file")])
+    total = await asyncio.to_thread(count_rows, path)
+    digest = await asyncio.to_thread(digest_of_file, path, progress)
+    rejected, keys = 0, dict[str, int]()
+    # the venue is part of the source's identity: one file may hold what two venues' markets are about
+    async with target.open(TickSource(venue, SourceKind.IMPORT, f"prices/{digest}"), total) as opened:
+        begun = opened.position
+        batches = read_prices(path, price_form(venue), opened.position, batch_rows)
+        while (total is None or opened.position < total) and (
+            rows := await asyncio.to_thread(_next, batches)
+        ) is not None:
+            fresh = [name for name in rows.series if name not in keys]
+            for name in fresh:
+                if not _is_name(name):
+                    raise InvalidArgument([FieldViolation("series", f"{name!r} is no name of a series: {_NAME}")])
+            if fresh:
+                minted = await opened.market_keys([underlying_id(venue, name) for name in fresh])
+                keys.update(zip(fresh, minted.tolist(), strict=True))
+            by_code = np.array([keys[name] for name in rows.series], dtype=np.int32)
+            await opened.write(
+                QuoteColumns(
+                    rows.first_row,
+                    by_code[rows.codes],
+                    rows.receive_time_us,
+                    rows.price_micros,
+                    rows.price_micros,
+                )
+            )
+            rejected += int((rows.price_micros == MISSING).sum())
+            progress("prices", opened.position, total)
+        return ImportReport(opened.position, opened.position - begun, 0, rejected)
+
+
+def _next(batches: Iterator[PriceBatch]) -> PriceBatch | None:
+    return next(batches, None)
+
+
+def _is_name(name: object) -> bool:
+    return (
+        isinstance(name, str)
+        and 0 < len(name) <= 64
+        and name.isascii()
+        and all(character.isalnum() or character in "._-" for character in name)
+    )
