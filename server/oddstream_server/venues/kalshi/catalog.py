@@ -18,6 +18,7 @@ from oddstream_server.domain.market import (
 from oddstream_server.domain.money import MICROS
 from oddstream_server.venues.decimals import cents, micros
 from oddstream_server.venues.kalshi.fees import SeriesFee, event_fee, fee_schedules, series_fee
+from oddstream_server.venues.kalshi.indices import about
 from oddstream_server.venues.kalshi.prices import market_key, optional_count, optional_price
 from oddstream_server.venues.kalshi.settlements import market_state, settlement
 from oddstream_server.venues.rows import (
@@ -131,6 +132,8 @@ def market(
         strike = _strike(row)
     event_ticker = optional_text(row, "event_ticker")
     series_ticker = of_series.ticker if of_series else optional_text(event_row or {}, "series_ticker")
+    if strike is not None:
+        strike = about(strike, series_ticker)
     return Market(
         market_id=market_key(ticker),
         venue=Venue.KALSHI,

@@ -1,6 +1,6 @@
 """What the feed asks of Kalshi's socket: subscriptions in batches, snapshots, and what to do when one is refused."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -18,6 +18,8 @@ class Channel(StrEnum):
     BOOKS = "orderbook_delta"
     TRADES = "trade"
     LIFECYCLE = "market_lifecycle_v2"
+    INDICES = "cfbenchmarks_value"
+    """Prices of what crypto ladders are about; its tickers are ids of indices."""
 
 
 @dataclass(slots=True)
@@ -50,6 +52,7 @@ class Commands:
         self._sent: dict[int, _Sent] = {}
         self._later: list[tuple[int, _Sent]] = []
         self._subscriptions = {channel: _Subscription(channel) for channel in Channel}
+        self._indices: set[str] = set()
 
     def opened(self, tickers: Sequence[str]) -> None:
         self.closed()
@@ -62,7 +65,15 @@ class Commands:
         self._queue.clear()
         self._sent.clear()
         self._later.clear()
+        self._indices.clear()
         self._subscriptions = {channel: _Subscription(channel) for channel in Channel}
+
+    def follow_indices(self, index_ids: Iterable[str]) -> None:
+        """Ask for indices that weren't asked for yet; a repeated subscription adds to the one there is."""
+        new = set(index_ids) - self._indices
+        if self._open and new:
+            self._indices |= new
+            self._send(_Sent(Channel.INDICES, "subscribe", tuple(sorted(new))))
 
     def add(self, tickers: Sequence[str]) -> None:
         if not self._open or not tickers:
@@ -101,6 +112,9 @@ class Commands:
                 self._subscriptions[channel] = _Subscription(channel)
                 if channel is Channel.LIFECYCLE:
                     self._send(_Sent(channel, "subscribe", ()))
+                elif channel is Channel.INDICES:
+                    again, self._indices = self._indices, set()
+                    self.follow_indices(again)
                 else:
                     self._subscriptions[channel].waiting = list(tickers)
                     self._advance(channel)
@@ -129,7 +143,7 @@ class Commands:
         others = [t for t in sent.tickers if t not in refused]
         if others and sent.command in ("subscribe", "add_markets"):
             subscription.waiting = others + subscription.waiting
-        if sent.channel is not Channel.LIFECYCLE:
+        if sent.channel in (Channel.BOOKS, Channel.TRADES):
             self._advance(sent.channel)
         return refused if sent.channel is Channel.BOOKS and sent.command in ("subscribe", "add_markets") else []
 
@@ -165,7 +179,8 @@ class Commands:
         if sent.command == "subscribe":
             parameters = {"channels": [sent.channel.value]}
             if sent.tickers:
-                parameters["market_tickers"] = list(sent.tickers)
+                key = "index_ids" if sent.channel is Channel.INDICES else "market_tickers"
+                parameters[key] = list(sent.tickers)
             if sent.channel is Channel.BOOKS:
                 parameters["use_yes_price"] = self._use_yes_price
             name = "subscribe"

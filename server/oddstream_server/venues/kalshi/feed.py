@@ -11,12 +11,13 @@ from typing import Any
 import orjson
 
 from oddstream_server.application.ports import SettlementUpdate, VenueItem
-from oddstream_server.domain.market import Market, Settlement, Venue
+from oddstream_server.domain.market import UNDERLYING_PREFIX, Market, Settlement, Venue
 from oddstream_server.domain.quote import FeedState, OrderBook, SourceKind, TickSource
 from oddstream_server.venues.decimals import InexactNumber
 from oddstream_server.venues.feed_state import FeedMonitor
 from oddstream_server.venues.kalshi.book_lines import BookLine, DataLost
 from oddstream_server.venues.kalshi.commands import QUIET_ERRORS, Commands
+from oddstream_server.venues.kalshi.indices import index_price
 from oddstream_server.venues.kalshi.settlements import lifecycle_update
 from oddstream_server.venues.kalshi.ticks import trade
 from oddstream_server.venues.rows import (
@@ -59,6 +60,7 @@ class KalshiFeed:
         self._determined: dict[str, Settlement] = {}
         self._session = ""
         self._connections = 0
+        self._indices: set[str] = set()
         self._awaiting: set[str] = set()  # tickers whose book is being taken anew after a gap
         self._gap_since_us: int | None = None
         self._gap_at_snapshot = False
@@ -80,8 +82,11 @@ class KalshiFeed:
             self._awaiting.discard(ticker)
             self._determined.pop(ticker, None)
             self.lookups.discard(ticker)
+        about = (market.strike.underlying_id for market in markets if market.strike is not None)
+        self._indices = {name.partition(UNDERLYING_PREFIX)[2] for name in about if name}
         self._commands.remove(gone)
         self._commands.add(new)
+        self._commands.follow_indices(self._indices)
 
     def streamed(self) -> set[str]:
         """Tickers whose book is known from this connection."""
@@ -104,7 +109,8 @@ class KalshiFeed:
 
     def is_data(self, frame: str | bytes) -> bool:
         head = frame[:160] if isinstance(frame, str) else frame[:160].decode("latin-1")
-        return not any(mark in head for mark in ('"ok"', '"subscribed"', '"unsubscribed"', '"error"'))
+        # prices of indices go on while the books stand still: they don't show that the markets' data comes
+        return not any(mark in head for mark in ('"ok"', '"subscribed"', '"unsubscribed"', '"error"', '"cfbenchmarks'))
 
     def opened(self, session: str, now_us: int) -> Sequence[VenueItem]:
         self._session = session
@@ -117,6 +123,7 @@ class KalshiFeed:
         self._connections += 1
         self._monitor.raise_epoch()
         self._commands.opened(list(self._markets))
+        self._commands.follow_indices(self._indices)
         return []
 
     def closed(self, now_us: int) -> Sequence[VenueItem]:
@@ -170,6 +177,8 @@ class KalshiFeed:
             printed = trade(row.get("msg"), now_us)
             if printed.market_id in self._market_ids:
                 items.append(printed)
+        elif kind == "cfbenchmarks_value":
+            items.append(index_price(row.get("msg"), self._session, now_us))
         elif kind == "market_lifecycle_v2":
             self._lifecycle(as_object(row.get("msg"), "msg"), now_us, items)
         elif kind == "subscribed":

@@ -1,0 +1,79 @@
+"""What Kalshi's crypto ladders are about: CF Benchmarks' indices.
+
+The socket's ``cfbenchmarks_value`` channel has them once a second. The ladders' rules settle on the simple average of the sixty seconds of the index before the close.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from typing import Any, Final
+
+import orjson
+
+from oddstream_server.domain.market import Strike, Venue, underlying_id
+from oddstream_server.domain.money import MICROS
+from oddstream_server.domain.quote import Quote, SourceKind, TickSource
+from oddstream_server.venues.rows import QuarantineReason, RowError, as_object, text
+from oddstream_server.venues.times import milliseconds_us
+
+AVERAGING_US: Final = 60_000_000
+_COINS: Final[Mapping[str, str]] = {
+    "BTC": "BRTI",
+    "ETH": "ETHUSD_RTI",
+    "SOL": "SOLUSD_RTI",
+    "XRP": "XRPUSD_RTI",
+    "DOGE": "DOGEUSD_RTI",
+}
+INDEX_OF_SERIES: Final[Mapping[str, str]] = {
+    f"KX{coin}{form}": index for coin, index in _COINS.items() for form in ("", "D")
+}
+"""By series: ranges and thresholds of a price at one instant. Series on a maximum or a minimum aren't of this kind."""
+
+
+def about(strike: Strike, series_ticker: str) -> Strike:
+    """The strike with the index that it speaks of, where its series is known to settle on one."""
+    index = INDEX_OF_SERIES.get(series_ticker)
+    if index is None:
+        return strike
+    return replace(strike, underlying_id=underlying_id(Venue.KALSHI, index), averaging_us=AVERAGING_US)
+
+
+def index_price(message: object, session: str, receive_time_us: int) -> Quote:
+    """The message of a ``cfbenchmarks_value`` frame as the price of its index.
+
+    :raises RowError: a field is missing, or the value is no price.
+    """
+    row = as_object(message, "msg")
+    index = text(row, "index_id")
+    data: Any = row.get("data")
+    if isinstance(data, str):
+        try:
+            data = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            raise RowError(QuarantineReason.NOT_JSON, "data is no JSON") from None
+    data = as_object(data, "data")
+    price_micros = _micros(data.get("value"))
+    venue_time_us = milliseconds_us(data.get("time"), "time")
+    return Quote(
+        market_id=underlying_id(Venue.KALSHI, index),
+        receive_time_us=receive_time_us,
+        bid_price_micros=price_micros,
+        bid_size_micros=None,
+        ask_price_micros=price_micros,
+        ask_size_micros=None,
+        source=TickSource(Venue.KALSHI, SourceKind.WEBSOCKET, f"{session}:cfbenchmarks"),
+        source_key=venue_time_us,
+        venue_time_us=venue_time_us,
+    )
+
+
+def _micros(value: object) -> int:
+    """The index has more digits than a micro; half of one goes to the even neighbour."""
+    try:
+        scaled = Decimal(str(value)) * MICROS
+        rounded = int(scaled.to_integral_value(ROUND_HALF_EVEN))
+    except (InvalidOperation, ValueError, OverflowError):
+        raise RowError(QuarantineReason.FIELD_TYPE, "value is no number") from None
+    if not 0 < rounded < 2**62:
+        raise RowError(QuarantineReason.PRICE_OUT_OF_RANGE, "value is no price")
+    return rounded
