@@ -10,6 +10,9 @@ import pytest
 
 from oddstream_server.application.ports import Decision
 from oddstream_server.domain.backtest import MarketSelection
+from oddstream_server.domain.retention import RetentionSubject
+from oddstream_server.storage.administration.retention import RetentionStore
+from oddstream_server.storage.backtests import archive as archive_module
 from oddstream_server.storage.backtests.archive import Archive, NotArchived
 from oddstream_server.storage.backtests.recorded import RecordedRows
 from oddstream_server.storage.catalog import CatalogStore
@@ -99,3 +102,25 @@ async def test_damage_is_found(kept: Kept) -> None:
     path = kept.root / first.quote_file
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert await archive.verify() == [first.quote_file]
+
+
+async def test_the_retention_of_ticks_drops_nothing_that_is_not_in_the_archive(kept: Kept) -> None:
+    archive = Archive(kept.database, kept.root)
+    store = RetentionStore(kept.database, archive)
+    later = kept.t0 + 40 * DAY_US
+    before, trades = await kept.rows(), await kept.rows("trades")
+    planned = await store.purge(RetentionSubject.TICKS, later, dry_run=True)
+    assert (planned.rows, planned.partitions) == (13, 2)
+    # Another process archives meanwhile and isn't done: what isn't in the files stays.
+    async with kept.database.transaction() as transaction:
+        await transaction.driver.execute(f"SELECT pg_advisory_xact_lock({archive_module._LOCK})")
+        refused = await store.purge(RetentionSubject.TICKS, later, dry_run=False)
+    assert (refused.rows, refused.partitions) == (0, 0)
+    assert await archive.days(0, later) == []
+    assert await kept.rows() == before
+    done = await store.purge(RetentionSubject.TICKS, later, dry_run=False)
+    assert (done.rows, done.partitions) == (13, 2)
+    async with kept.database.reading() as transaction:
+        assert await transaction.driver.fetchval("SELECT count(*) FROM quotes") == 0
+    assert await kept.rows() == before
+    assert await kept.rows("trades") == trades

@@ -1,6 +1,7 @@
 """What Kalshi's crypto ladders are about: CF Benchmarks' indices.
 
-The socket's ``cfbenchmarks_value`` channel has them once a second. The ladders' rules settle on the simple average of the sixty seconds of the index before the close.
+The socket's ``cfbenchmarks_value`` channel has them once a second. The ladders' rules settle on the simple average of
+the sixty seconds of the index before the close.
 """
 
 from collections.abc import Mapping
