@@ -19,6 +19,7 @@ from oddstream_server.venues.http import VenueError, VenueRefused
 from oddstream_server.venues.polymarket import catalog
 from oddstream_server.venues.polymarket.config import PolymarketConfig
 from oddstream_server.venues.polymarket.feed import PolymarketFeed
+from oddstream_server.venues.polymarket.fills import Rest
 from oddstream_server.venues.polymarket.rest import PageRepeated, PolymarketRest
 from oddstream_server.venues.polymarket.settlements import (
     clob_settlement,
@@ -26,7 +27,7 @@ from oddstream_server.venues.polymarket.settlements import (
     resolution_settlement,
     settlement,
 )
-from oddstream_server.venues.polymarket.ticks import FillKeys, data_trade, tokens_of
+from oddstream_server.venues.polymarket.ticks import FillKeys, data_trade, data_transaction, tokens_of
 from oddstream_server.venues.rows import Quarantine, as_object, text
 from oddstream_server.venues.socket import VenueSocket
 
@@ -215,12 +216,12 @@ class PolymarketAdapter:
                 if span is not None:
                     for market in feed.markets:
                         try:
-                            await self._push_missed(sink, market, *span)
+                            await self._push_missed(sink, market, *span, feed.told.fetch())
                         except VenueError:
                             continue  # these trades stay missing; the GAP that was pushed says so
             await asyncio.sleep(0.2)
 
-    async def _push_missed(self, sink: VenueSink, market: Market, since_us: int, until_us: int) -> None:
+    async def _push_missed(self, sink: VenueSink, market: Market, since_us: int, until_us: int, rest: Rest) -> None:
         now_us = self._config.clock()
         quarantine = Quarantine(Venue.POLYMARKET, "GET /v2/trades", now_us)
         keys = FillKeys()  # numbers equal fills from 0 again, so that one which the socket brought keeps its key
@@ -230,8 +231,12 @@ class PolymarketAdapter:
             for row in rows:
                 with quarantine.guard(row):
                     trade = data_trade(row, tokens, keys, now_us)
-                    if trade is not None:
-                        missed.append(trade)
+                    if trade is None:
+                        continue
+                    # its key stays that of the whole row: read again in another span it is the same fill
+                    new = rest(trade.market_id, data_transaction(row), trade.size_micros)
+                    if new:
+                        missed.append(replace(trade, size_micros=new))
         received_us = self._config.clock()
         for trade in sorted(missed, key=lambda t: (t.venue_time_us or 0, t.source_key)):
             await sink.put(replace(trade, receive_time_us=received_us))

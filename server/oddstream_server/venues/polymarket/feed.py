@@ -19,6 +19,7 @@ from oddstream_server.venues.decimals import InexactNumber, micros
 from oddstream_server.venues.feed_state import FeedMonitor
 from oddstream_server.venues.polymarket.book_lines import Best, BookLine, Level
 from oddstream_server.venues.polymarket.catalog import price_ranges
+from oddstream_server.venues.polymarket.fills import ToldFills
 from oddstream_server.venues.polymarket.ticks import FillKeys, Token, book, price, printed_trade, tokens_of
 from oddstream_server.venues.rows import (
     Quarantine,
@@ -69,6 +70,8 @@ class PolymarketFeed:
         self._awaiting: set[str] = set()
         self._gap_since_us: int | None = None
         self._gap_at_book = False
+        self.told = ToldFills()
+        """What was told of each transaction, by the socket and by whoever fetches what it missed."""
         self._taker_tokens: OrderedDict[tuple[object, ...], str] = OrderedDict()
         self._last_receive_us: int | None = None
         self._prints_are_named = True
@@ -290,7 +293,10 @@ class PolymarketFeed:
             return
         if not optional_text(message, "transaction_hash"):
             self._prints_are_named = False
-        items.append(printed_trade(message, token, self._keys, now_us))
+        printed = printed_trade(message, token, self._keys, now_us)
+        new = self.told.printed(token.market_id, optional_text(message, "transaction_hash"), printed.size_micros)
+        if new:
+            items.append(replace(printed, size_micros=new))
 
     def _is_mirrored_print(self, message: dict[str, Any], token: Token, asset: str) -> bool:
         """True for the other token's print of a match that was seen by its first token: a taker trades one token."""

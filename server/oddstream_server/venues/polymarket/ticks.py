@@ -125,6 +125,12 @@ def printed_trade(row: Mapping[str, Any], token: Token, keys: FillKeys, receive_
     )
 
 
+def data_transaction(row: object) -> str:
+    """The transaction of a row of the Data API, v2 or v1; empty where it names none."""
+    row = as_object(row, "trade")
+    return optional_text(row, "transaction_hash") or optional_text(row, "transactionHash")
+
+
 def data_trade(row: object, tokens: Mapping[str, Token], keys: FillKeys, receive_time_us: int) -> Trade | None:
     """A taker's row of the Data API, v2 (snake_case) or v1 (camelCase); None for a token that isn't followed.
 
@@ -132,7 +138,7 @@ def data_trade(row: object, tokens: Mapping[str, Token], keys: FillKeys, receive
     """
     row = as_object(row, "trade")
     asset = optional_text(row, "token_id") or text(row, "asset")
-    transaction = optional_text(row, "transaction_hash") or optional_text(row, "transactionHash")
+    transaction = data_transaction(row)
     token = tokens.get(asset)
     if token is None:
         return None
