@@ -24,7 +24,7 @@ from oddstream.v1 import (
 )
 from oddstream_server.app.administration import administration
 from oddstream_server.application.denials import Denials
-from oddstream_server.application.keys.authentication import Authenticator
+from oddstream_server.application.keys.authentication import Authenticator, TokenVerifier
 from oddstream_server.application.keys.issuing import IssuedKey, new_key
 from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.application.markets import Markets
@@ -113,6 +113,7 @@ class World:
     admin_service: Any = field(default_factory=admin_service_without_database)
     backtest_service: Any = field(default_factory=memory_backtest_service)
     denials: Denials | None = None
+    tokens: TokenVerifier | None = None
     settings: ChainSettings = field(default_factory=ChainSettings)
     options: ServerOptions = field(default_factory=lambda: ServerOptions(port=0))
     watch_signals: Stream = until_cancelled
@@ -168,7 +169,7 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 async def running(world: World | None = None) -> AsyncIterator[Running]:
     world = world or World()
     in_flight = InFlight()
-    authenticator = Authenticator(world.keys, PEPPERS, now_us)
+    authenticator = Authenticator(world.keys, PEPPERS, now_us, tokens=world.tokens)
     chain = build_chain(
         world.settings, CONTRACT, authenticator, world.limiter, in_flight, world.registry, world.denials
     )
