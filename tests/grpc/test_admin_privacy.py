@@ -197,3 +197,21 @@ async def test_who_came_by_a_token_is_exported_and_erased_by_its_subject(office:
 
     nobody = pb.EraseSubjectDataRequest(subject=pb.SubjectIdentity(token_subject="never.seen"), note="x")
     assert (await failure_of(office.admin.EraseSubjectData(nobody, metadata=office.auth))).reason == "SUBJECT_NOT_FOUND"
+
+
+async def test_an_open_breaker_is_told_in_words(office: Administered) -> None:
+    await office.rows(
+        "UPDATE leases SET holder = 'test', expire_time = now() + interval '1 minute', report = $1::jsonb "
+        "WHERE name = 'pipeline'",
+        '{"venues": {"kalshi": {"breaker": "open"}}, "last_batch_age_us": 5, "queue": 2}',
+    )
+    await office.rows(
+        "INSERT INTO feed_status (venue, state, last_receive_time, epoch, change_time, detail, market_ids) "
+        "VALUES ('kalshi', 'live', now(), 1, now(), '', '{}')"
+    )
+    status = (await office.admin.GetSystemStatus(pb.GetSystemStatusRequest(), metadata=office.auth)).status
+    assert status.leader.holder == "test"
+    assert "kalshi: the breaker before its REST endpoints is open" in status.degraded_features
+    assert status.venues[0].breaker_state == system_status_pb2.BREAKER_STATE_OPEN
+    pipeline = next(part for part in status.components if part.name == "pipeline")
+    assert pipeline.lag.ToMicroseconds() == 5

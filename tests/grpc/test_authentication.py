@@ -235,3 +235,23 @@ async def test_the_principal_is_in_the_context_of_the_call() -> None:
         assert seen[0].principal.key_id == server.key.key.key_id
         assert seen[0].peer_address == "127.0.0.1"
         assert seen[0].deadline_seconds is None
+
+
+async def test_a_stream_ends_when_its_secret_was_replaced_or_what_its_key_may_do_was_changed() -> None:
+    world = World()
+    async with running(world) as server:
+        for change, expected in (
+            ({"secret_hmac": b"n" * 32}, (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_REVOKED")),
+            ({"role": Role.ANALYST}, (grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE")),
+        ):
+            key = world.issue()
+            stream = server.signals.WatchSignals(
+                signal_service_pb2.WatchSignalsRequest(), metadata=bearer(key.key.text)
+            )
+            await stream.initial_metadata()
+            principal = replace(key.stored.principal, role=change.get("role", key.stored.principal.role))
+            proof = change.get("secret_hmac", key.stored.secret_hmac)
+            world.keys.keys[key.key.key_id] = replace(key.stored, principal=principal, secret_hmac=proof)
+            server.authenticator.forget()
+            failure = await failure_of(stream)
+            assert (failure.code, failure.reason) == expected

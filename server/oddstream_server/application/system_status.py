@@ -84,6 +84,11 @@ class SystemStatuses:
             degraded=(
                 *(f"{c.name}: {c.detail}" for c in components if c.state in _NOT_WELL),
                 *(f"{v.venue.value}: {_words(v.feed)}" for v in venues if v.feed.state is not FeedState.LIVE),
+                *(
+                    f"{v.venue.value}: the breaker before its REST endpoints is {v.breaker.value.replace('_', ' ')}"
+                    for v in venues
+                    if v.breaker is not BreakerState.CLOSED
+                ),
                 *(f"signals are halted: {halt.scope}" for halt in halts),
             ),
         )
