@@ -5,6 +5,7 @@ import random
 import threading
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -14,6 +15,7 @@ from oddstream_server.application.ports import Decision, Fenced, Lease, Strategy
 from oddstream_server.domain.errors import Unavailable
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.quote import CandleInterval, Quote, SourceKind, TickSource, Trade
+from oddstream_server.storage.backtests.archive import Archive
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
@@ -240,7 +242,9 @@ async def test_partitions_are_made_ahead_for_three_months_and_once(
 ) -> None:
     made = await pipeline.prepare_partitions(samples.t0)
     assert set(made) == {
-        f"{table}_2026_{month}" for table in ("quotes_live", "trades_live", "candles") for month in ("07", "08", "09")
+        f"{table}_2026_{month}"
+        for table in ("quotes_live", "trades_live", "books_live", "candles")
+        for month in ("07", "08", "09")
     }
     assert await pipeline.prepare_partitions(samples.t0) == []
 
@@ -273,13 +277,20 @@ async def test_a_failed_append_takes_the_ticks_with_it(
 
 
 async def test_old_months_are_dropped_whole_and_writing_goes_on(
-    samples: Any, pipeline: PostgresPipelineStore, ticks: TickStore, lease: Lease
+    samples: Any,
+    pipeline: PostgresPipelineStore,
+    ticks: TickStore,
+    lease: Lease,
+    database: Database,
+    tmp_path: Path,
 ) -> None:
     july, august, september = (samples.t0 + 31 * n * samples.day for n in range(3))
     batch = [samples.quote(n, at=at) for n, at in enumerate((july, august, september))]
     batch += [samples.trade(f"t{n}", at=at) for n, at in enumerate((july, august))]
     await pipeline.store_batch(lease, batch, Watcher())
-    assert await ticks.partitions.drop_ticks_before(august) == ["quotes_live_2026_07", "trades_live_2026_07"]
+    archive = Archive(database, tmp_path)  # as another process drops: this one's knowledge of months is stale then
+    await archive.archive_closed(september)
+    assert await archive.drop_before(august) == ["quotes_live_2026_07", "trades_live_2026_07"]
     left = [t.source_key async for some in ticks.replay(EVERYTHING) for t in some]
     assert left == [1, "t1", 2]
     assert len((await ticks.list_candles("kalshi:A", CandleInterval.DAY, EVERYTHING, None, 9)).items) == 3

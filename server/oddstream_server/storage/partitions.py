@@ -4,6 +4,7 @@ A partition is made beside its table and then attached, which lets readers and w
 would stop them all. There is no default partition: it would have to be searched at every attachment.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +23,8 @@ LIVE_TABLES = ("quotes_live", "trades_live", "books_live")
 """What the pipeline records, dropped together when it is old."""
 
 EVENTS_A_PARTITION = 1_000_000
+
+_RECENT_US = 31 * 86_400_000_000
 
 Month = tuple[int, int]
 
@@ -53,7 +56,9 @@ class Partitions:
 
     async def ensure(self, table: str, months: Iterable[Month]) -> list[str]:
         """Make the partitions of a table for some months; answers the names of new ones."""
-        missing = [m for m in sorted(set(months)) if partition_name(table, m) not in self._known]
+        # Another process may have dropped an old month meanwhile: of live tables only the latest are taken as known.
+        recent = month_of(time.time_ns() // 1_000 - _RECENT_US) if table in LIVE_TABLES else (0, 1)
+        missing = [m for m in sorted(set(months)) if m < recent or partition_name(table, m) not in self._known]
         if not missing:
             return []
         made = []
