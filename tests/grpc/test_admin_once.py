@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import descriptor_pool
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -154,6 +155,17 @@ async def effects(office: Administered) -> Counter[str]:
 def test_the_list_of_mutations_is_the_contracts() -> None:
     wanted = {m.name for m in CONTRACT.methods.values() if m.service == "AdminService" and not m.read_only}
     assert wanted == MUTATIONS
+
+
+def test_every_mutation_of_every_service_takes_a_request_id() -> None:
+    pool = descriptor_pool.Default()
+    without = []
+    for method in CONTRACT.methods.values():
+        service = pool.FindServiceByName(f"oddstream.v1.{method.service}")
+        fields = service.methods_by_name[method.name].input_type.fields_by_name
+        if not method.read_only and "request_id" not in fields:
+            without.append(method.full_name)
+    assert without == []
 
 
 async def test_lost_answers_lead_to_no_second_effect(office: Administered) -> None:
