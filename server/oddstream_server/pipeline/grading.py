@@ -6,7 +6,7 @@ from oddstream_server.application.ports import Catalog, Key, SignalFilter, Signa
 from oddstream_server.domain.fees import schedule_at
 from oddstream_server.domain.market import Market, Settlement, SettlementState
 from oddstream_server.domain.money import MICROS
-from oddstream_server.domain.signal import Grade, Leg, Signal, SignalEvent, SignalEventType
+from oddstream_server.domain.signal import Action, Grade, Leg, Signal, SignalEvent, SignalEventType
 
 _PAGE = 500
 
@@ -37,7 +37,8 @@ def _edge_micros(signal: Signal, leg: Leg, market: Market, yes_payout_micros: in
         if schedule is None
         else schedule.fill_fee_micros(leg.limit_price_micros, MICROS, payout_micros=market.payout_micros)
     )
-    return payout - leg.limit_price_micros - fee
+    gross = payout - leg.limit_price_micros if leg.action is Action.BUY else leg.limit_price_micros - payout
+    return gross - fee
 
 
 class Grader:
