@@ -39,7 +39,11 @@ drill-stream: .venv/dev.stamp ## the stream's reliability tests in full: 50 kill
 
 .PHONY: drill-rotation
 drill-rotation: .venv/dev.stamp ## database passwords changed every 5 s for 60 s under load, then the Vault stopped: 0 failed calls
-	@ODDSTREAM_DRILL_SECONDS=60 ODDSTREAM_DRILL_PAUSE_SECONDS=5 $(BIN)/python -m pytest -q -n0 tests/reliability/test_secret_rotation.py
+	@ODDSTREAM_DRILL_SECONDS=60 ODDSTREAM_DRILL_PAUSE_SECONDS=5 $(BIN)/python -m pytest -q -n0 -s tests/reliability/test_secret_rotation.py
+
+.PHONY: drill-edge
+drill-edge: .venv/dev.stamp ## one limit over processes, Redis away; 10,000 malformed bodies, 200 slow callers, large bodies and headers
+	@ODDSTREAM_DRILL=long $(BIN)/python -m pytest -n 0 -s tests/reliability/test_limiter.py tests/reliability/test_hostile_callers.py $(ARGS)
 
 .PHONY: bench-import
 bench-import: .venv/dev.stamp ## import of recorded quotes against the server's own COPY (CHECK=1 fails where an aim is missed)

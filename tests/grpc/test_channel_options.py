@@ -284,3 +284,12 @@ async def _black_hole(port: int) -> AsyncIterator[tuple[int, asyncio.Event]]:
         for writer in writers:
             writer.close()
         await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+
+
+async def test_who_connects_and_says_nothing_is_sent_away() -> None:
+    async with serving(handshake_seconds=0.3) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(10):
+            while await reader.read(1024):  # the server's own greeting
+                pass
+        writer.close()

@@ -334,6 +334,45 @@ async def test_a_known_key_goes_on_from_an_address_that_used_up_its_quota() -> N
         for _ in range(3):
             await failure_of(call(server, UNARY, key=False))
         await begin(server, UNARY)
+        server.authenticator.forget()  # as each five seconds
+        await begin(server, UNARY)
+
+
+async def test_a_key_that_was_revoked_meanwhile_goes_on_no_more_from_an_address_that_used_up_its_quota() -> None:
+    world = World(settings=ChainSettings(unauthenticated_calls_per_minute=1))
+    async with running(world) as server:
+        await begin(server, UNARY)
+        for _ in range(3):
+            await failure_of(call(server, UNARY, key=False))
+        world.keys.keys.clear()
+        server.authenticator.forget()
+        # Checked once, found bad, and a stranger from then on.
+        codes = [(await failure_of(call(server, UNARY))).code for _ in range(2)]
+        assert codes[1] is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_call_above_the_limit_is_shed_before_anything_is_spent_on_it_and_served_once_there_is_room() -> None:
+    release, entered = asyncio.Event(), asyncio.Semaphore(0)
+    world = World(settings=ChainSettings(maximum_unary_calls=3))
+    listed = world.catalog.list_markets
+
+    async def slowly(*arguments: Any) -> Any:
+        entered.release()
+        await release.wait()
+        return await listed(*arguments)
+
+    world.catalog.list_markets = slowly  # type: ignore[method-assign]  # a database that is slow
+    async with running(world) as server:
+        inside = [asyncio.ensure_future(begin(server, UNARY)) for _ in range(3)]
+        for _ in inside:
+            await entered.acquire()
+        for key in (True, False):  # whoever calls: not even the key is looked at
+            failure = await failure_of(call(server, UNARY, key=key))
+            assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED")
+            assert int(failure.trailers["grpc-retry-pushback-ms"]) > 0
+        release.set()
+        await asyncio.gather(*inside)
+        await begin(server, UNARY)
 
 
 async def test_good_calls_cost_an_address_nothing() -> None:

@@ -1,6 +1,7 @@
 """One process that takes from a shared limit as fast as it can: ``limited_process.py <url> <per minute> <burst>``.
 
-It says ``ready``, waits for a line, takes for the seconds that the line says, and prints how many units it got.
+It says ``ready``, waits for a line, takes for the seconds that the line says, and prints how many units it got, how
+many it asked for, how many decisions it made alone, and when it began and ended (monotonic seconds).
 """
 
 import asyncio
@@ -21,15 +22,15 @@ async def take(url: str, per_minute: int, burst: int) -> None:
     print("ready", flush=True)
     seconds = float(await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline))
     granted = asked = 0
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
+    began = time.monotonic()
+    while time.monotonic() < began + seconds:
         asked += 1
         if (await limiter.take("shared", 1, per_minute, burst)).allowed:
             granted += 1
         else:
             await asyncio.sleep(0.002)
     local = int(registry.get_sample_value("oddstream_limiter_local_decisions_total") or 0)
-    print(granted, asked, local, flush=True)
+    print(granted, asked, local, began, time.monotonic(), flush=True)
     await state.close()
 
 

@@ -1,6 +1,10 @@
-"""One limit over several processes, and a limit while Redis is gone."""
+"""One limit over several processes, and a limit while Redis is gone.
+
+``ODDSTREAM_DRILL=long`` is the long form (``make drill-edge``).
+"""
 
 import asyncio
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,7 +18,7 @@ from oddstream_server.shared_state.limiter import LeasedRateLimiter
 PROCESSES = 3
 PER_MINUTE = 30_000
 BURST = 500
-SECONDS = 10.0
+SECONDS = 10.0 if os.environ.get("ODDSTREAM_DRILL") == "long" else 3.0
 PROGRAM = Path(__file__).with_name("limited_process.py")
 
 
@@ -34,12 +38,12 @@ async def test_three_processes_share_one_limit_to_within_one_percent(redis_url: 
     for process in processes:
         assert process.stdout is not None
         assert await process.stdout.readline() == b"ready\n"
-    began = time.monotonic()
     results = await asyncio.gather(*(process.communicate(f"{SECONDS}\n".encode()) for process in processes))
-    elapsed = time.monotonic() - began
-    counts = [tuple(map(int, out.split())) for out, _ in results]
-    granted, asked, local = (sum(column) for column in zip(*counts, strict=True))
-    ideal = BURST + PER_MINUTE / 60 * SECONDS
+    counts = [tuple(map(float, out.split())) for out, _ in results]
+    granted, asked, local = (int(sum(column)) for column in list(zip(*counts, strict=True))[:3])
+    # All processes read the machine's one monotonic clock; on a busy one they don't begin and end together.
+    elapsed = max(count[4] for count in counts) - min(count[3] for count in counts)
+    ideal = BURST + PER_MINUTE / 60 * elapsed
     print(f"granted {granted} of {asked} asked in {elapsed:.2f} s; ideal {ideal:.0f}, error {granted / ideal - 1:+.2%}")
     assert local == 0, "the figure is about the shared limit"
     assert asked > 1.5 * ideal, "too little traffic to say anything"

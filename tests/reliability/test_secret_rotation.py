@@ -179,6 +179,10 @@ async def test_the_databases_password_changes_under_load_and_no_call_fails_nor_w
                 state = await server.state()
             held = await fetched(server, "held", "vault")
         log = server.log.read_text()
+    print(
+        f"{ROTATIONS} rotations, {load.calls} calls, {len(load.failures)} failed; the password was fetched "
+        f"{logins:.0f} times, and {held:.0f} times what was held did while the Vault was stopped"
+    )
     assert load.failures == []
     assert load.calls >= 250
     assert logins >= ROTATIONS * 3, "connections were hardly made anew, so nothing was shown"

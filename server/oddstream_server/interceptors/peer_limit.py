@@ -14,7 +14,8 @@ _HEALTH_CALLS_PER_MINUTE = 6000
 
 class PeerLimitInterceptor:
     """Charges an address for each call that turns out to be unauthenticated, and once its quota is used up refuses
-    further ones before they reach the key store. A key that is known to be good passes whatever its address did.
+    further ones before they reach the key store. A key that was good lately passes whatever its address did: many share
+    an address, and one that floods must not lock the others out.
 
     :param calls_per_minute: unauthenticated calls an address (IPv6: a /64), which may also come all at once.
     """
@@ -36,7 +37,7 @@ class PeerLimitInterceptor:
             return await proceed(call)
         bucket = f"peer:{peer}"
         known = self._limiter.peek(bucket)
-        if not known.allowed and self._authenticator.cached(bearer_token(call.metadata)) is None:
+        if not known.allowed and not self._authenticator.lately_good(bearer_token(call.metadata)):
             raise self._exhausted(call, self._calls_per_minute, known.retry_after_us)
         try:
             return await proceed(call)

@@ -39,6 +39,8 @@ class ServerOptions:
     minimum_client_ping_seconds: float = 1.0
     maximum_connection_age_seconds: float = 1800.0
     connection_grace_seconds: float = 60.0
+    handshake_seconds: float = 10.0
+    """For TLS and the first HTTP/2 frames; who connects and says nothing is gone after it, and not after gRPC's 120."""
 
     def channel_options(self) -> tuple[tuple[str, int], ...]:
         return (
@@ -58,6 +60,7 @@ class ServerOptions:
             ("grpc.http2.min_ping_interval_without_data_ms", _ms(self.minimum_client_ping_seconds)),
             ("grpc.max_connection_age_ms", _ms(self.maximum_connection_age_seconds)),
             ("grpc.max_connection_age_grace_ms", _ms(self.connection_grace_seconds)),
+            ("grpc.server_handshake_timeout_ms", _ms(self.handshake_seconds)),
         )
 
     @property

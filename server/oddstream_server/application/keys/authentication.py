@@ -31,6 +31,7 @@ RECHECK_SECONDS = 2.0
 READ_SECONDS = 3.0
 """A restart of the database is waited out by the store itself; this is for one that hangs."""
 TOUCH_SECONDS = 60.0
+LATELY_SECONDS = 900.0
 _MAXIMUM_CACHED = 10_000
 _READS_AT_A_TIME = 32
 _DUMMY_PROOF = bytes(32)
@@ -103,6 +104,7 @@ class Authenticator:
         self._now = now
         self._monotonic = monotonic or asyncio.get_running_loop().time
         self._checked: OrderedDict[bytes, _Checked] = OrderedDict()
+        self._lately_good: OrderedDict[bytes, float] = OrderedDict()
         self._generation = 0
         self._reading: dict[str, asyncio.Task[StoredKey | None]] = {}
         self._watched: dict[str, dict[OnEnd, Principal]] = {}
@@ -124,6 +126,13 @@ class Authenticator:
         known = self.cached(token)
         if known is not None:
             return known
+        try:
+            return await self._check(token)
+        except Unauthenticated:
+            self._lately_good.pop(_digest(token), None)
+            raise
+
+    async def _check(self, token: str) -> Principal:
         key = parse(token)
         if key is None:
             return await self._by_access_token(token)
@@ -156,6 +165,12 @@ class Authenticator:
         if entry.key_id is not None:
             self._used.add(entry.key_id)
         return entry.principal
+
+    def lately_good(self, token: str | None) -> bool:
+        """True where the token was found good within a quarter of an hour and not bad since. That is no proof of who
+        calls; it tells a customer from a stranger at the same address."""
+        seen_at = self._lately_good.get(_digest(token)) if token else None
+        return seen_at is not None and self._monotonic() - seen_at < LATELY_SECONDS
 
     async def still_valid(self, principal: Principal) -> bool:
         """Read the principal's key again.
@@ -303,7 +318,12 @@ class Authenticator:
         return principal.expire_time_us is not None and principal.expire_time_us <= self._now()
 
     def _remember(self, token: str, principal: Principal, key_id: str | None) -> None:
-        self._checked[_digest(token)] = _Checked(principal, key_id, self._monotonic())
+        digest = _digest(token)
+        self._lately_good[digest] = self._monotonic()
+        self._lately_good.move_to_end(digest)
+        if len(self._lately_good) > _MAXIMUM_CACHED:
+            self._lately_good.popitem(last=False)
+        self._checked[digest] = _Checked(principal, key_id, self._monotonic())
         if len(self._checked) > _MAXIMUM_CACHED:
             self._checked.popitem(last=False)
 
