@@ -1,13 +1,17 @@
 """Runs in memory, for tests of BacktestService above storage."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from oddstream_server.application.backtests import Backtests
+from oddstream_server.application.mutations import Mutations
 from oddstream_server.application.ports import Page
 from oddstream_server.application.ports.backtests import NewRun
+from oddstream_server.application.sealing import Sealer
 from oddstream_server.domain.backtest import MarketSelection, Run, RunProgress, RunState
 from oddstream_server.feed.runs import RunFeed
 from oddstream_server.feed.streams import StreamRegistry
@@ -26,7 +30,7 @@ class MemoryRuns:
 
     runs: dict[str, Run] = field(default_factory=dict)
 
-    async def create(self, new: NewRun, quota: int, call: object) -> Run:
+    async def create(self, new: NewRun, quota: int) -> Run:
         self.runs[new.run_id] = Run(
             new.run_id, new.kind, new.owner, new.display_name, new.spec, RunState.QUEUED, 0, RunProgress(),
             new.create_time_us, set_count=new.set_count, revision=1, create_number=len(self.runs) + 1,
@@ -42,8 +46,35 @@ class MemoryRuns:
     async def list_runs(self, kind: object, where: object, after: object, limit: int) -> Page[Run]:
         return Page(tuple(self.runs.values()), None)
 
-    async def was_answered(self, call: object, now_us: int) -> bool:
-        return False
+    async def cancel(self, run_id: str, now_us: int) -> Run | None:
+        return self.runs.get(run_id)
+
+    async def delete(self, run_id: str) -> bool:
+        return self.runs.pop(run_id, None) is None
+
+    async def result(self, run_id: str) -> None:
+        return None
+
+
+class NoRecords:
+    """Of requests and of the audit log: nothing is found and nothing is kept."""
+
+    async def find(self, *_args: object) -> None: ...
+
+    async def claim(self, *_args: object) -> None: ...
+
+    async def answer(self, *_args: object) -> None: ...
+
+    async def append(self, *_args: object) -> None: ...
+
+
+@dataclass
+class MemoryChanges:
+    runs: MemoryRuns
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Any]:
+        yield SimpleNamespace(requests=NoRecords(), audit=NoRecords(), backtests=self.runs)
 
 
 class MemoryRecorded:
@@ -59,5 +90,7 @@ class MemoryRecorded:
 def memory_backtest_service() -> BacktestService:
     store: Any = MemoryRuns()
     recorded: Any = MemoryRecorded()
-    backtests = Backtests(store, recorded, Planner(Registry()), now_us, quota=20)
-    return BacktestService(backtests, RunFeed(store, StreamRegistry(now_us)), now_us)
+    backtests = Backtests(store, recorded, Planner(Registry()), quota=20)
+    changes: Any = MemoryChanges(store)
+    mutations = Mutations(changes, Sealer({1: b"d" * 32}), now_us)
+    return BacktestService(backtests, RunFeed(store, StreamRegistry(now_us)), now_us, mutations)

@@ -23,7 +23,7 @@ from oddstream.v1 import (
     retention_policy_pb2,
     strategy_pb2,
 )
-from oddstream_server.application.mutations import Answered, MutationRequest, Mutations, Work
+from oddstream_server.application.mutations import Answered, MutationRequest, Mutations, Prepare, Work
 from oddstream_server.domain.errors import Unavailable
 from oddstream_server.domain.principal import Role, Scopes
 from oddstream_server.transport.contract import load_contract
@@ -61,8 +61,8 @@ class LosesAnswers:
         self._random = random.Random(seed)
         self.lost = 0
 
-    async def run(self, request: MutationRequest, work: Work) -> Answered:
-        answered = await self._inner.run(request, work)
+    async def run(self, request: MutationRequest, work: Work, prepare: Prepare | None = None) -> Answered:
+        answered = await self._inner.run(request, work, prepare)
         if self._random.random() < 0.1:
             self.lost += 1
             raise Unavailable("the answer was lost on the way", retry_after_us=1)

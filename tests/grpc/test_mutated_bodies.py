@@ -118,6 +118,8 @@ async def play(server: Running, seed: int, *, unary_only: bool = False) -> dict[
     for method in CONTRACT.methods.values():
         if unary_only and method.server_streaming:
             continue
+        if not unary_only and method.service == "AdminService":
+            continue  # it has no database here: what passes the checks would only wait for one
         served = method.service in ("MarketService", "SignalService")
         call = server.channel.unary_stream(method.full_name)
         for body in bodies(method.full_name, SERVED_BODIES if served else REFUSED_BODIES, chance):

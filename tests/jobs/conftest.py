@@ -20,6 +20,7 @@ from oddstream_server.domain.fees import FeeFormula, FeeSchedule
 from oddstream_server.domain.market import Market, MarketState, Outcome, PriceRange, Settlement, SettlementState, Venue
 from oddstream_server.domain.quote import Quote, SourceKind, TickSource
 from oddstream_server.jobs.planning import Planner
+from oddstream_server.storage.backtests.changes import RunChanges
 from oddstream_server.storage.backtests.runs import RunRecords
 from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
@@ -107,9 +108,14 @@ class Bench:
     async def create(self, spec: BacktestSpec | SweepSpec, number: int = 0, sets: int = 1) -> Run:
         kind = RunKind.SWEEP if isinstance(spec, SweepSpec) else RunKind.BACKTEST
         run_id = f"{kind.id_prefix}_{'a' * 20}{number:04d}".translate(str.maketrans("0189", "bcde"))
-        return await self.runs.create(
-            NewRun(run_id, kind, "key_test", "", spec, sets, time.time_ns() // 1000), 1000, None
-        )
+        async with self.database.transaction() as transaction:
+            return await RunChanges(transaction).create(
+                NewRun(run_id, kind, "key_test", "", spec, sets, time.time_ns() // 1000), 1000
+            )
+
+    async def cancel(self, run_id: str) -> Run | None:
+        async with self.database.transaction() as transaction:
+            return await RunChanges(transaction).cancel(run_id, time.time_ns() // 1000)
 
     async def until(self, run_ids: list[str], done: Callable[[Run], bool], seconds: float) -> dict[str, Run]:
         deadline = time.monotonic() + seconds

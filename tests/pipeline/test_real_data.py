@@ -91,23 +91,23 @@ async def signalled(
     return logged
 
 
+@pytest.mark.no_cover  # tracing would take most of the time, and shorter tests run the same lines
 async def test_event_sums_over_the_hourly_crypto_ladders_once_they_are_declared(stores: Stores) -> None:
+    """All ladders are imported; the three that speak and every tenth of the others are signalled in the short form."""
     assert await load(DATA / "kalshi/history/crypto_hourly_flat.csv.gz", "kalshi_ladder", stores) == 161_116
     strategies = [Registry().configure("arb.event_sum")]
-    # The three events that speak once they are declared: every ladder a second time would only take longer.
-    speaking = ("KXBTC-26JUL0401-", "KXETH-26JUL0602-", "KXBTC-26JUL1120-")
-    market_ids = [
-        market.market_id
-        async for market in stores.catalog.all_markets((MarketState.CLOSED,), ())
-        if market.venue_market_id.startswith(speaking)
-    ]
-    assert len(market_ids) > 30
+    speaking = {"kalshi:KXBTC-26JUL0401", "kalshi:KXETH-26JUL0602", "kalshi:KXBTC-26JUL1120"}
+    markets = [market async for market in stores.catalog.all_markets((MarketState.CLOSED,), ())]
+    every = 1 if os.environ.get("ODDSTREAM_DRILL") == "long" else 10
+    ladders = speaking | set(sorted({str(market.event_id) for market in markets})[::every])
+    assert len(ladders) > 600 // every
+    market_ids = [market.market_id for market in markets if market.event_id in ladders]
     undeclared = replayed_events(stores.ticks, stores.catalog, Journal(), strategies, TimeRange(), market_ids)
     assert [event async for events in undeclared for event in events] == []
     page = await stores.catalog.list_events(EventFilter(), None, 1_000)
     assert len(page.items) == 666
     await stores.catalog.upsert([LADDERS.apply(event) for event in page.items], [], NOW_US)
-    events = await signalled(stores, strategies)
+    events = await signalled(stores, strategies, market_ids)
     assert {e.type for e in events} == {SignalEventType.CREATED}
     assert {e.signal.subject_id: (len(e.signal.legs), e.signal.net_edge_micros) for e in events} == {
         "kalshi:KXBTC-26JUL0401": (3, 9_900),
@@ -117,6 +117,7 @@ async def test_event_sums_over_the_hourly_crypto_ladders_once_they_are_declared(
     assert all(leg.outcome_index == 1 for e in events for leg in e.signal.legs), "all three sell an overpriced event"
 
 
+@pytest.mark.no_cover
 async def test_mean_reversion_over_a_day_of_polymarket_us(stores: Stores) -> None:
     """The whole day is imported; every tenth market is signalled, which keeps the test short."""
     path = DATA / "polymarket_us/quotes/dt=2026-07-10/data_0.parquet"

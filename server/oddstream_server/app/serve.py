@@ -133,10 +133,9 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
         run_records,
         RecordedRows(database, archive_folder(settings)),
         Planner(strategies),
-        now_us,
         settings.backtests_per_key,
     )
-    backtest_service = BacktestService(backtests, run_feed, now_us)
+    backtest_service = BacktestService(backtests, run_feed, now_us, mutations)
     use_cases = administration(
         database,
         keyring,

@@ -3,14 +3,14 @@
 import base64
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from oddstream_server.application.mutations import Mutation
 from oddstream_server.application.paging import PageRequest
-from oddstream_server.application.ports import Clock, Page
+from oddstream_server.application.ports import Page
 from oddstream_server.application.ports.backtests import (
     NewRun,
     RecordedData,
-    RepeatableCall,
     RunPlanner,
     RunStore,
 )
@@ -41,57 +41,59 @@ from oddstream_server.domain.principal import Principal, Role
 DEFAULT_POINTS = 1_000
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedSpec:
+    """What a run is to compute, with defaults filled in and every rule kept."""
+
+    kind: RunKind
+    spec: BacktestSpec | SweepSpec
+    set_count: int
+
+
 class Backtests:
     """The use cases of BacktestService.
 
-    :param quota: backtests and sweeps of one owner that may be queued or running.
+    :param quota: backtests and sweeps of one owner that may be queued or running, unless the key's scopes say otherwise.
     """
 
-    def __init__(self, store: RunStore, data: RecordedData, planner: RunPlanner, now: Clock, quota: int) -> None:
+    def __init__(self, store: RunStore, data: RecordedData, planner: RunPlanner, quota: int) -> None:
         self._store = store
         self._data = data
         self._planner = planner
-        self._now = now
         self._quota = quota
 
-    async def create_backtest(
-        self, caller: Principal, spec: BacktestSpec, display_name: str, call: RepeatableCall | None
-    ) -> Run:
-        """Queue a backtest.
+    async def check_backtest(self, caller: Principal, spec: BacktestSpec) -> "CheckedSpec":
+        """A spec with its defaults, ready to be queued.
 
         :raises NotFound: STRATEGY_NOT_FOUND, MARKET_NOT_FOUND, EVENT_NOT_FOUND.
         :raises InvalidArgument: naming each field that breaks a rule.
         :raises FailedPrecondition: BACKTEST_WITHOUT_DATA.
-        :raises ResourceExhausted: BACKTEST_QUOTA_EXCEEDED.
         """
-        spec = within_scopes(caller, spec)
-        if call is None or not await self._store.was_answered(call, self._now()):
-            spec = self._planner.check_backtest(spec)
-            await self._check_data(caller, spec, "config")
-        return await self._create(caller, RunKind.BACKTEST, spec, 1, display_name, call)
+        spec = self._planner.check_backtest(within_scopes(caller, spec))
+        await self._check_data(caller, spec, "config")
+        return CheckedSpec(RunKind.BACKTEST, spec, 1)
 
-    async def create_sweep(
-        self, caller: Principal, spec: SweepSpec, display_name: str, call: RepeatableCall | None
-    ) -> Run:
-        """As :meth:`create_backtest`, and InvalidArgument with SWEEP_TOO_LARGE."""
-        sets = 1
-        spec = replace(spec, base=within_scopes(caller, spec.base))
-        if call is None or not await self._store.was_answered(call, self._now()):
-            spec, sets = self._planner.check_sweep(spec)
-            await self._check_data(caller, spec.base, "config.base")
-        return await self._create(caller, RunKind.SWEEP, spec, sets, display_name, call)
+    async def check_sweep(self, caller: Principal, spec: SweepSpec) -> "CheckedSpec":
+        """As :meth:`check_backtest`, and InvalidArgument with SWEEP_TOO_LARGE."""
+        spec, sets = self._planner.check_sweep(replace(spec, base=within_scopes(caller, spec.base)))
+        await self._check_data(caller, spec.base, "config.base")
+        return CheckedSpec(RunKind.SWEEP, spec, sets)
 
-    async def _create(
-        self,
-        caller: Principal,
-        kind: RunKind,
-        spec: BacktestSpec | SweepSpec,
-        set_count: int,
-        display_name: str,
-        call: RepeatableCall | None,
-    ) -> Run:
-        new = NewRun(new_run_id(kind), kind, caller.subject, display_name, spec, set_count, self._now())
-        return await self._store.create(new, self._quota, call)
+    async def create(self, mutation: Mutation, checked: "CheckedSpec", display_name: str) -> Run:
+        """Queue a run.
+
+        :raises ResourceExhausted: BACKTEST_QUOTA_EXCEEDED: the caller's key, or every key, may have no more unfinished.
+        """
+        caller, kind = mutation.principal, checked.kind
+        own_limit = caller.scopes.backtest_limit
+        run = await mutation.change.backtests.create(
+            NewRun(
+                new_run_id(kind), kind, caller.subject, display_name, checked.spec, checked.set_count, mutation.now_us
+            ),
+            self._quota if own_limit is None else own_limit,
+        )
+        await mutation.audit(_resource(run), None, _told(run))
+        return run
 
     async def _check_data(self, caller: Principal, spec: BacktestSpec, path: str) -> None:
         _check_venues(caller, spec, path)
@@ -120,6 +122,10 @@ class Backtests:
     async def result(self, run: Run) -> BacktestResult | SweepResult | None:
         return await self._store.result(run.run_id) if run.state is RunState.SUCCEEDED else None
 
+    async def result_of(self, run_id: str) -> BacktestResult | SweepResult | None:
+        """None where there is none, or none any more; the caller has to be known to own the run."""
+        return await self._store.result(run_id)
+
     async def list_runs(self, caller: Principal, kind: RunKind, where: RunFilter, page: PageRequest) -> Page[Run]:
         """Newest first; everybody's for an admin.
 
@@ -134,21 +140,32 @@ class Backtests:
             where = replace(where, owners=(caller.subject,))
         return await self._store.list_runs(kind, where, page.after, page.size)
 
-    async def cancel(self, caller: Principal, run_id: str, kind: RunKind, call: RepeatableCall | None) -> Run:
-        """A finished one comes back unchanged."""
-        await self.get(caller, run_id, kind)
-        run = await self._store.cancel(run_id, self._now(), call)
+    async def cancel(self, mutation: Mutation, run_id: str, kind: RunKind) -> Run:
+        """A finished one comes back unchanged.
+
+        :raises NotFound: there is none, or it is somebody else's.
+        """
+        before = await self._own(mutation, run_id, kind)
+        run = await mutation.change.backtests.cancel(run_id, mutation.now_us)
         if run is None:
             raise NotFound(kind.resource_type, run_id)
+        await mutation.audit(_resource(run), _told(before), _told(run))
         return run
 
-    async def delete_backtest(self, caller: Principal, run_id: str, call: RepeatableCall | None) -> None:
-        """:raises FailedPrecondition: BACKTEST_NOT_FINISHED."""
-        if call is not None and await self._store.was_answered(call, self._now()):
-            return
-        await self.get(caller, run_id, RunKind.BACKTEST)
-        if not await self._store.delete(run_id, self._now(), call):
+    async def delete_backtest(self, mutation: Mutation, run_id: str) -> None:
+        """:raises NotFound: as :meth:`cancel`.
+        :raises FailedPrecondition: BACKTEST_NOT_FINISHED.
+        """
+        before = await self._own(mutation, run_id, RunKind.BACKTEST)
+        if not await mutation.change.backtests.delete(run_id):
             raise _unfinished(run_id)
+        await mutation.audit(_resource(before), _told(before), None)
+
+    async def _own(self, mutation: Mutation, run_id: str, kind: RunKind) -> Run:
+        run = await mutation.change.backtests.get(run_id)
+        if run is None or not may_see(mutation.principal, run) or run.kind is not kind:
+            raise NotFound(kind.resource_type, run_id)
+        return run
 
     async def list_trades(
         self, caller: Principal, run_id: str, where: BlotterFilter, page: PageRequest
@@ -181,6 +198,23 @@ class Backtests:
 
 def may_see(caller: Principal, run: Run) -> bool:
     return caller.role >= Role.ADMIN or run.owner == caller.subject
+
+
+def _resource(run: Run) -> str:
+    return f"{run.kind.resource_type}/{run.run_id}"
+
+
+def _told(run: Run) -> dict[str, str | int]:
+    """A run as the audit log has it."""
+    base = run.base
+    return {
+        "owner": run.owner,
+        "state": run.state.value,
+        "strategies": ", ".join(s.kind for s in base.strategies),
+        "start_time_us": base.start_us,
+        "end_time_us": base.end_us,
+        "set_count": run.set_count,
+    }
 
 
 def new_run_id(kind: RunKind) -> str:

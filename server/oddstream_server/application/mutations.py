@@ -77,6 +77,7 @@ class Mutation:
 
 
 Work = Callable[[Mutation], Awaitable[Answered]]
+Prepare = Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -99,11 +100,27 @@ class Mutations:
         self._now = now
         self._under_way: dict[RequestName, _Turn] = {}
 
-    async def run(self, request: MutationRequest, work: Work) -> Answered:
-        """:raises RequestIdReused: the id was used with another body."""
+    async def run(self, request: MutationRequest, work: Work, prepare: Prepare | None = None) -> Answered:
+        """:param prepare: what needs no transaction, and nothing from it where the call was answered before: checks that
+            read much, whose connection of the pool a call inside of a transaction would wait for.
+        :raises RequestIdReused: the id was used with another body.
+        """
         principal, now_us = require_principal(), self._now()
         name = RequestName(principal.subject, request.method, request.request_id.lower())
-        async with self._one_at_a_time(name), self._changes.begin() as change:
+        async with self._one_at_a_time(name):
+            if prepare is not None:
+                if name.request_id:
+                    async with self._changes.begin() as change:
+                        first = await change.requests.find(name, now_us - ANSWER_US)
+                    if first is not None:
+                        return self._again(name, request, first, now_us)
+                await prepare()
+            return await self._in_transaction(name, request, work, principal, now_us)
+
+    async def _in_transaction(
+        self, name: RequestName, request: MutationRequest, work: Work, principal: Principal, now_us: int
+    ) -> Answered:
+        async with self._changes.begin() as change:
             if name.request_id:
                 first = await change.requests.claim(name, request.digest, now_us, now_us - ANSWER_US)
                 if first is not None:

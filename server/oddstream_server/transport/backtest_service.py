@@ -1,6 +1,5 @@
 """BacktestService: from a request to a use case and back."""
 
-import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -8,13 +7,14 @@ import grpc
 from google.protobuf.message import Message
 
 from oddstream.v1 import backtest_pb2, backtest_service_pb2, backtest_service_pb2_grpc, sweep_pb2
-from oddstream_server.application.backtests import Backtests
-from oddstream_server.application.ports import Clock, RequestName
-from oddstream_server.application.ports.backtests import RepeatableCall
+from oddstream_server.application.backtests import Backtests, CheckedSpec
+from oddstream_server.application.mutations import Mutation, Mutations
+from oddstream_server.application.ports import Clock
 from oddstream_server.application.request import require_principal
 from oddstream_server.domain.backtest import BacktestResult, Run, RunKind, SweepResult
 from oddstream_server.domain.principal import Principal
 from oddstream_server.feed.runs import RunDelivery, RunFeed, RunWatch
+from oddstream_server.transport.administration.answers import Answers
 from oddstream_server.transport.converters import backtest_results as as_result
 from oddstream_server.transport.converters import backtests as as_run
 from oddstream_server.transport.converters.streams import add_signs_of_life
@@ -30,16 +30,24 @@ BACKTEST, SWEEP = RunKind.BACKTEST, RunKind.SWEEP
 
 
 class BacktestService(backtest_service_pb2_grpc.BacktestServiceServicer):
-    def __init__(self, backtests: Backtests, feed: RunFeed, now: Clock) -> None:
+    def __init__(self, backtests: Backtests, feed: RunFeed, now: Clock, mutations: Mutations) -> None:
+        self._answers = Answers(mutations)
         self._backtests = backtests
         self._feed = feed
         self._now = now
 
     async def CreateBacktest(self, request: pb.CreateBacktestRequest, context: Context) -> pb.CreateBacktestResponse:
-        spec = as_run.backtest_spec(request.config, "config")
-        name = as_run.display_name(request.display_name)
-        run = await self._backtests.create_backtest(require_principal(), spec, name, repeatable(request))
-        return pb.CreateBacktestResponse(backtest=as_run.backtest_message(run))
+        spec, name = as_run.backtest_spec(request.config, "config"), as_run.display_name(request.display_name)
+        checked: list[CheckedSpec] = []
+
+        async def check() -> None:
+            checked.append(await self._backtests.check_backtest(require_principal(), spec))
+
+        async def work(mutation: Mutation) -> pb.CreateBacktestResponse:
+            run = await self._backtests.create(mutation, checked[0], name)
+            return pb.CreateBacktestResponse(backtest=as_run.backtest_message(run))
+
+        return await self._answers.once(request, pb.CreateBacktestResponse, work, check)
 
     async def GetBacktest(self, request: pb.GetBacktestRequest, context: Context) -> pb.GetBacktestResponse:
         run = await self._backtests.get(require_principal(), request.backtest_id, BACKTEST)
@@ -54,12 +62,23 @@ class BacktestService(backtest_service_pb2_grpc.BacktestServiceServicer):
         )
 
     async def CancelBacktest(self, request: pb.CancelBacktestRequest, context: Context) -> pb.CancelBacktestResponse:
-        run = await self._backtests.cancel(require_principal(), request.backtest_id, BACKTEST, repeatable(request))
-        return pb.CancelBacktestResponse(backtest=await self._backtest(run))
+        async def work(mutation: Mutation) -> pb.CancelBacktestResponse:
+            run = await self._backtests.cancel(mutation, request.backtest_id, BACKTEST)
+            return pb.CancelBacktestResponse(backtest=as_run.backtest_message(run))
+
+        answer = await self._answers.once(request, pb.CancelBacktestResponse, work)
+        # One that had ended comes with its result, which isn't kept a second time with the answer.
+        result = await self._backtests.result_of(request.backtest_id)
+        if isinstance(result, BacktestResult):
+            answer.backtest.result.CopyFrom(as_result.backtest_result_message(result))
+        return answer
 
     async def DeleteBacktest(self, request: pb.DeleteBacktestRequest, context: Context) -> pb.DeleteBacktestResponse:
-        await self._backtests.delete_backtest(require_principal(), request.backtest_id, repeatable(request))
-        return pb.DeleteBacktestResponse()
+        async def work(mutation: Mutation) -> pb.DeleteBacktestResponse:
+            await self._backtests.delete_backtest(mutation, request.backtest_id)
+            return pb.DeleteBacktestResponse()
+
+        return await self._answers.once(request, pb.DeleteBacktestResponse, work)
 
     async def ListBacktestTrades(
         self, request: pb.ListBacktestTradesRequest, context: Context
@@ -83,10 +102,17 @@ class BacktestService(backtest_service_pb2_grpc.BacktestServiceServicer):
         )
 
     async def CreateSweep(self, request: pb.CreateSweepRequest, context: Context) -> pb.CreateSweepResponse:
-        spec = as_run.sweep_spec(request.config, "config")
-        name = as_run.display_name(request.display_name)
-        run = await self._backtests.create_sweep(require_principal(), spec, name, repeatable(request))
-        return pb.CreateSweepResponse(sweep=as_run.sweep_message(run))
+        spec, name = as_run.sweep_spec(request.config, "config"), as_run.display_name(request.display_name)
+        checked: list[CheckedSpec] = []
+
+        async def check() -> None:
+            checked.append(await self._backtests.check_sweep(require_principal(), spec))
+
+        async def work(mutation: Mutation) -> pb.CreateSweepResponse:
+            run = await self._backtests.create(mutation, checked[0], name)
+            return pb.CreateSweepResponse(sweep=as_run.sweep_message(run))
+
+        return await self._answers.once(request, pb.CreateSweepResponse, work, check)
 
     async def GetSweep(self, request: pb.GetSweepRequest, context: Context) -> pb.GetSweepResponse:
         run = await self._backtests.get(require_principal(), request.sweep_id, SWEEP)
@@ -100,8 +126,15 @@ class BacktestService(backtest_service_pb2_grpc.BacktestServiceServicer):
         )
 
     async def CancelSweep(self, request: pb.CancelSweepRequest, context: Context) -> pb.CancelSweepResponse:
-        run = await self._backtests.cancel(require_principal(), request.sweep_id, SWEEP, repeatable(request))
-        return pb.CancelSweepResponse(sweep=await self._sweep(run))
+        async def work(mutation: Mutation) -> pb.CancelSweepResponse:
+            run = await self._backtests.cancel(mutation, request.sweep_id, SWEEP)
+            return pb.CancelSweepResponse(sweep=as_run.sweep_message(run))
+
+        answer = await self._answers.once(request, pb.CancelSweepResponse, work)
+        result = await self._backtests.result_of(request.sweep_id)
+        if isinstance(result, SweepResult):
+            answer.sweep.result.CopyFrom(as_result.sweep_result_message(result))
+        return answer
 
     async def WatchBacktest(  # type: ignore[override]  # it writes to the context, and the stubs know generators alone
         self, request: pb.WatchBacktestRequest, context: Context
@@ -175,14 +208,3 @@ class BacktestService(backtest_service_pb2_grpc.BacktestServiceServicer):
         if isinstance(result, SweepResult):
             made.result.CopyFrom(as_result.sweep_result_message(result))
         return made
-
-
-def repeatable(request: Any) -> RepeatableCall | None:
-    """The request's id with what it belongs to; None where it has none. Its type stands for the method."""
-    if not request.request_id:
-        return None
-    body = type(request)()
-    body.CopyFrom(request)
-    body.ClearField("request_id")
-    name = RequestName(require_principal().subject, request.DESCRIPTOR.name, request.request_id.lower())
-    return RepeatableCall(name, hashlib.sha256(body.SerializeToString(deterministic=True)).digest())

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from oddstream_server.application.ports.changes import RequestName
 from oddstream_server.application.ports.pages import Key, Page
 from oddstream_server.domain.backtest import (
     BacktestResult,
@@ -31,14 +30,6 @@ Columns = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class RepeatableCall:
-    """A mutation that its caller may send again: the first answer is kept for 24 hours."""
-
-    name: RequestName
-    body_digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class NewRun:
     run_id: str
     kind: RunKind
@@ -49,17 +40,32 @@ class NewRun:
     create_time_us: int
 
 
-class RunStore(Protocol):
-    """What the service needs. Every change wakes watchers up."""
+class RunChanges(Protocol):
+    """Runs within a change. Every one wakes watchers up when it commits."""
 
-    async def create(self, new: NewRun, quota: int, call: RepeatableCall | None) -> Run:
-        """Keep a run and queue its job, both or neither; a repeated call gets the run as it was made.
+    async def create(self, new: NewRun, quota: int) -> Run:
+        """Keep a run and queue its job.
 
-        :param quota: how many unfinished runs the owner may have.
+        :param quota: how many unfinished runs the owner may have; calls of one owner count one after the other.
         :raises ResourceExhausted: BACKTEST_QUOTA_EXCEEDED.
-        :raises RequestIdReused: the call's id came with another body before.
         """
         ...
+
+    async def get(self, run_id: str) -> Run | None:
+        """Locked until the change is over."""
+        ...
+
+    async def cancel(self, run_id: str, now_us: int) -> Run | None:
+        """CANCELLED from now on; a finished one comes back unchanged; None where it is gone."""
+        ...
+
+    async def delete(self, run_id: str) -> bool:
+        """Delete a finished run; False where it isn't finished. One that is gone is deleted."""
+        ...
+
+
+class RunStore(Protocol):
+    """What the service reads."""
 
     async def get(self, run_id: str) -> Run | None: ...
 
@@ -69,21 +75,6 @@ class RunStore(Protocol):
 
     async def list_runs(self, kind: RunKind, where: RunFilter, after: Key | None, limit: int) -> Page[Run]:
         """Newest first."""
-        ...
-
-    async def cancel(self, run_id: str, now_us: int, call: RepeatableCall | None) -> Run | None:
-        """CANCELLED from now on; a finished one comes back unchanged; None where it is gone."""
-        ...
-
-    async def delete(self, run_id: str, now_us: int, call: RepeatableCall | None) -> bool:
-        """Delete a finished run; False where it isn't finished. One that is gone is deleted."""
-        ...
-
-    async def was_answered(self, call: RepeatableCall, now_us: int) -> bool:
-        """True where the same call was answered before: then nothing needs to be checked anew.
-
-        :raises RequestIdReused: its id came with another body.
-        """
         ...
 
     async def list_trades(self, run_id: str, where: BlotterFilter, after: Key | None, limit: int) -> Page[BlotterRow]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from oddstream_server.application.ports.audit import AuditAppender
+from oddstream_server.application.ports.backtests import RunChanges
 from oddstream_server.application.ports.keys import StoredKey
 from oddstream_server.application.ports.pages import Key, Page
 from oddstream_server.application.ports.privacy import RetentionRules
@@ -38,6 +39,10 @@ class FirstAnswer:
 
 
 class AnsweredRequests(Protocol):
+    async def find(self, name: RequestName, horizon_us: int) -> FirstAnswer | None:
+        """The first answer where somebody had it after ``horizon_us``; takes nothing and waits for nobody."""
+        ...
+
     async def claim(self, name: RequestName, digest: bytes, now_us: int, horizon_us: int) -> FirstAnswer | None:
         """Take a request id for this change; the first answer where somebody had it after ``horizon_us``.
 
@@ -195,6 +200,9 @@ class Change(Protocol):
 
     @property
     def runs(self) -> PipelineRunRecords: ...
+
+    @property
+    def backtests(self) -> RunChanges: ...
 
     @property
     def retention(self) -> RetentionRules: ...

@@ -10,6 +10,7 @@ from oddstream_server.storage.administration.key_records import KeyRecords, Subj
 from oddstream_server.storage.administration.requests import AnsweredRequests
 from oddstream_server.storage.administration.retention import RetentionRules
 from oddstream_server.storage.administration.runs import PipelineRunRecords
+from oddstream_server.storage.backtests.changes import RunChanges
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.link_records import LinkRecords
 
@@ -24,6 +25,7 @@ class PostgresChange:
         self.subjects = SubjectRecords(transaction)
         self.controls = SignalControls(transaction)
         self.runs = PipelineRunRecords(transaction)
+        self.backtests = RunChanges(transaction)
         self.retention = RetentionRules(transaction)
         self.links = LinkRecords(transaction)
 

@@ -10,6 +10,19 @@ class AnsweredRequests:
     def __init__(self, transaction: Transaction) -> None:
         self._driver = transaction.driver
 
+    async def find(self, name: RequestName, horizon_us: int) -> FirstAnswer | None:
+        row = await self._driver.fetchrow(
+            "SELECT request_digest, answer, sealed_secret, create_time FROM idempotency_requests "
+            "WHERE principal = $1 AND method = $2 AND request_id = $3::uuid AND create_time >= $4",
+            name.subject,
+            name.method,
+            name.request_id,
+            horizon_us,
+        )
+        if row is None:
+            return None
+        return FirstAnswer(row["request_digest"], row["answer"] or b"", row["sealed_secret"], row["create_time"])
+
     async def claim(self, name: RequestName, digest: bytes, now_us: int, horizon_us: int) -> FirstAnswer | None:
         # A row that another transaction is about to commit is waited for here: the key's index holds us back.
         claimed = await self._driver.fetchval(

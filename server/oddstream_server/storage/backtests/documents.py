@@ -57,26 +57,5 @@ def run_of(row: Any) -> Run:
     )
 
 
-def run_answer(run: Run) -> bytes:
-    """A run as the answer of a call that is kept."""
-    return _ANY.dump_json(run)
-
-
-def run_of_answer(stored: bytes) -> Run:
-    kind = _ANY.validate_json(stored)["kind"]
-    body = _ANY.validate_json(stored)
-    spec = (_BACKTEST_SPEC if kind == RunKind.BACKTEST else _SWEEP_SPEC).validate_python(body.pop("spec"))
-    return Run(
-        **{
-            **body,
-            "spec": spec,
-            "kind": RunKind(kind),
-            "state": RunState(body["state"]),
-            "progress": _PROGRESS.validate_python(body["progress"]),
-            "error": None if body["error"] is None else _ERROR.validate_python(body["error"]),
-        }
-    )
-
-
 def result_of(kind: RunKind, body: Any) -> BacktestResult | SweepResult:
     return (_BACKTEST_RESULT if kind is RunKind.BACKTEST else _SWEEP_RESULT).validate_python(body)

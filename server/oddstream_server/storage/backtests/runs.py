@@ -1,4 +1,4 @@
-"""Runs as the service sees them: made once, listed, watched, cancelled, deleted, and read when they are done."""
+"""Runs as the service sees them: listed, watched, and read when they are done."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from oddstream_server.application.ports import Key, Page
-from oddstream_server.application.ports.backtests import NewRun, RepeatableCall
 from oddstream_server.domain.backtest import (
     BacktestResult,
     BlotterFilter,
@@ -17,27 +16,13 @@ from oddstream_server.domain.backtest import (
     RunFilter,
     RunKind,
     SweepResult,
-    SweepSpec,
 )
-from oddstream_server.domain.errors import RequestIdReused, ResourceExhausted
 from oddstream_server.storage.backtests.documents import (
     RUN_COLUMNS,
-    document,
     result_of,
-    run_answer,
     run_of,
-    run_of_answer,
 )
-from oddstream_server.storage.backtests.jobs import enqueue, withdraw
-from oddstream_server.storage.backtests.repeats import HORIZON_US, first_answer, keep_answer
 from oddstream_server.storage.database import Database, Transaction
-from oddstream_server.storage.wake_ups import CHANNEL
-
-_QUOTA_RETRY_US = 10_000_000
-_ACTIVE = "state IN ('queued', 'running')"
-
-TASKS = {RunKind.BACKTEST: "backtest", RunKind.SWEEP: "sweep_plan"}
-"""The first job of a run."""
 
 TRADE_COLUMNS = (
     "trade_number", "kind", "market_id", "event_id", "outcome_index", "bought", "entry_price_micros", "size_micros",
@@ -51,46 +36,6 @@ class RunRecords:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    async def create(self, new: NewRun, quota: int, call: RepeatableCall | None) -> Run:
-        async with self._database.transaction() as transaction:
-            driver = transaction.driver
-            before = await first_answer(transaction, call, new.create_time_us)
-            if before is not None:
-                return run_of_answer(before)
-            # Two calls of one owner count one after the other.
-            await driver.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 4))", new.owner)
-            unfinished = await driver.fetchval(
-                f"SELECT count(*) FROM backtest_runs WHERE owner = $1 AND {_ACTIVE}", new.owner
-            )
-            if unfinished >= quota:
-                raise ResourceExhausted(
-                    f"{unfinished} backtests and sweeps are queued or running, and {quota} may be: wait for one to "
-                    "end, or cancel one",
-                    subject=f"key:{new.owner} unfinished backtests",
-                    retry_after_us=_QUOTA_RETRY_US,
-                    reason="BACKTEST_QUOTA_EXCEEDED",
-                )
-            await driver.execute(
-                "INSERT INTO backtest_runs (run_id, kind, owner, display_name, spec, strategy_kinds, set_count, state, "
-                "create_time) VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7, 'queued', $8)",
-                new.run_id,
-                new.kind.value,
-                new.owner,
-                new.display_name,
-                document(new.spec),
-                _strategy_kinds(new),
-                new.set_count,
-                new.create_time_us,
-            )
-            job_id = await enqueue(driver, TASKS[new.kind], run_id=new.run_id)
-            row = await driver.fetchrow(
-                f"UPDATE backtest_runs SET job_id = $2 WHERE run_id = $1 RETURNING {RUN_COLUMNS}", new.run_id, job_id
-            )
-            run = run_of(row)
-            await keep_answer(transaction, call, run_answer(run))
-            await wake_watchers(driver)
-        return run
 
     async def get(self, run_id: str) -> Run | None:
         return (await self.get_many([run_id])).get(run_id)
@@ -143,61 +88,6 @@ class RunRecords:
 
         return await self._database.read(work)
 
-    async def cancel(self, run_id: str, now_us: int, call: RepeatableCall | None) -> Run | None:
-        async with self._database.transaction() as transaction:
-            driver = transaction.driver
-            before = await first_answer(transaction, call, now_us)
-            if before is not None:
-                return run_of_answer(before)
-            row = await driver.fetchrow(
-                f"UPDATE backtest_runs SET state = 'cancelled', end_time = $2, revision = revision + 1 "
-                f"WHERE run_id = $1 AND {_ACTIVE} RETURNING {RUN_COLUMNS}, job_id",
-                run_id,
-                now_us,
-            )
-            if row is not None:
-                jobs = [
-                    r[0] for r in await driver.fetch("SELECT job_id FROM backtest_shards WHERE run_id = $1", run_id)
-                ]
-                await withdraw(driver, [job for job in (row["job_id"], *jobs) if job is not None])
-                await driver.execute("DELETE FROM backtest_shards WHERE run_id = $1", run_id)
-                await wake_watchers(driver)
-            else:
-                row = await driver.fetchrow(f"SELECT {RUN_COLUMNS} FROM backtest_runs WHERE run_id = $1", run_id)
-            if row is None:
-                return None
-            run = run_of(row)
-            await keep_answer(transaction, call, run_answer(run))
-        return run
-
-    async def delete(self, run_id: str, now_us: int, call: RepeatableCall | None) -> bool:
-        async with self._database.transaction() as transaction:
-            if await first_answer(transaction, call, now_us) is not None:
-                return True
-            gone = await transaction.driver.fetchval(
-                f"DELETE FROM backtest_runs WHERE run_id = $1 AND NOT {_ACTIVE} RETURNING true", run_id
-            )
-            if not gone and await transaction.driver.fetchval(
-                "SELECT true FROM backtest_runs WHERE run_id = $1", run_id
-            ):
-                return False
-            await keep_answer(transaction, call, b"{}")
-        return True
-
-    async def was_answered(self, call: RepeatableCall, now_us: int) -> bool:
-        async with self._database.reading() as transaction:
-            row = await transaction.driver.fetchrow(
-                "SELECT request_digest FROM idempotency_requests WHERE principal = $1 AND method = $2 "
-                "AND request_id = $3::uuid AND create_time >= $4",
-                call.name.subject,
-                call.name.method,
-                call.name.request_id,
-                now_us - HORIZON_US,
-            )
-        if row is not None and row["request_digest"] != call.body_digest:
-            raise RequestIdReused
-        return row is not None
-
     async def list_trades(self, run_id: str, where: BlotterFilter, after: Key | None, limit: int) -> Page[BlotterRow]:
         conditions, arguments = ["run_id = $1", "trade_number > $2"], [run_id, 0 if after is None else int(after[0])]
         for column, values in (
@@ -245,12 +135,3 @@ def curve_points(stored: bytes) -> list[CurvePoint]:
         highest = equity if highest is None else max(highest, equity)
         points.append(CurvePoint(time_us, equity, cash, locked, equity - highest))
     return points
-
-
-async def wake_watchers(driver: Any) -> None:
-    await driver.execute("SELECT pg_notify($1, 'backtests')", CHANNEL)
-
-
-def _strategy_kinds(new: NewRun) -> list[str]:
-    base = new.spec.base if isinstance(new.spec, SweepSpec) else new.spec
-    return sorted({s.kind for s in base.strategies})

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from oddstream_server.application.ports.backtests import ClaimedShard, ShardPlan
+from oddstream_server.storage.backtests.changes import wake_watchers
 from oddstream_server.storage.backtests.documents import RUN_COLUMNS, document, run_of
 from oddstream_server.storage.backtests.jobs import enqueue
-from oddstream_server.storage.backtests.runs import wake_watchers
 from oddstream_server.storage.backtests.work import RunWorkRecords
 from oddstream_server.storage.database import Transaction
 

@@ -13,8 +13,9 @@ from oddstream_server.domain.backtest import (
     RunState,
     SweepResult,
 )
+from oddstream_server.storage.backtests.changes import wake_watchers
 from oddstream_server.storage.backtests.documents import RUN_COLUMNS, document, run_of
-from oddstream_server.storage.backtests.runs import TRADE_COLUMNS, packed_curve, wake_watchers
+from oddstream_server.storage.backtests.runs import TRADE_COLUMNS, packed_curve
 from oddstream_server.storage.database import Database, Transaction
 
 _MINE = "run_id = $1 AND attempt = $2 AND state = 'running'"

@@ -24,14 +24,17 @@ class Answers:
         request: Message,
         answer: type[M],
         work: Callable[[Mutation], Awaitable[M]],
+        prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> M:
-        """:param work: makes the answer; what it does commits with it."""
+        """:param work: makes the answer; what it does commits with it.
+        :param prepare: checks that come before, and only where the call wasn't answered yet.
+        """
 
         async def run(mutation: Mutation) -> Answered:
             message = await work(mutation)
             return Answered(message.SerializeToString(), subject_id=mutation.subject_id)
 
-        answered = await self._mutations.run(mutation_request(request), run)
+        answered = await self._mutations.run(mutation_request(request), run, prepare)
         return answer.FromString(answered.body)
 
     async def once_with_secret(self, request: Message, answer: type[M], work: Callable[[Mutation], Awaitable[M]]) -> M:

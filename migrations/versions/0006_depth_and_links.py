@@ -1,15 +1,13 @@
 """recorded depth, its place in the archive, and the history of links
 
-Revision ID: 0007
-Revises: 0006
+Revision ID: 0006
+Revises: 0005
 """
-
-from pathlib import Path
 
 from alembic import op
 
-revision = "0007"
-down_revision = "0006" if list(Path(__file__).parent.glob("0006_*.py")) else "0005"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
