@@ -53,7 +53,8 @@ class CheckedSpec:
 class Backtests:
     """The use cases of BacktestService.
 
-    :param quota: backtests and sweeps of one owner that may be queued or running, unless the key's scopes say otherwise.
+    :param quota: backtests and sweeps of one owner that may be queued or running, unless the key's scopes say
+        otherwise.
     """
 
     def __init__(self, store: RunStore, data: RecordedData, planner: RunPlanner, quota: int) -> None:

@@ -101,8 +101,8 @@ class Mutations:
         self._under_way: dict[RequestName, _Turn] = {}
 
     async def run(self, request: MutationRequest, work: Work, prepare: Prepare | None = None) -> Answered:
-        """:param prepare: what needs no transaction, and nothing from it where the call was answered before: checks that
-            read much, whose connection of the pool a call inside of a transaction would wait for.
+        """:param prepare: checks that read much and need no transaction; inside of one they would hold a connection of
+            the pool and wait for another. Left out where the call was answered before.
         :raises RequestIdReused: the id was used with another body.
         """
         principal, now_us = require_principal(), self._now()
