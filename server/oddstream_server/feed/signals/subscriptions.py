@@ -224,10 +224,11 @@ class SignalSubscription(OpenStream):
 
     def _join(self, entries: Sequence[Entry], through: int) -> Batch:
         feed = self._feed
-        head = max(feed.ring.head, self._scanned)
+        through = max(through, self._scanned)
+        head = max(feed.ring.head, through)  # a page of the log may be newer than what the feed has read
         return join(
             entries,
-            Stretch(self._cursor, max(through, self._scanned), head),
+            Stretch(self._cursor, through, head),
             self._watch.view,
             feed.limits.batch,
             feed.codec,
