@@ -213,7 +213,7 @@ async def test_callers_who_mean_harm_neither_break_the_server_nor_slow_down_the_
     print(f"seed {seed}; normal p95 {alone * 1000:.1f} ms alone, {beside * 1000:.1f} ms beside; {grown_mb:+.1f} MB")
     print({f"{kind}: {code.name}": count for (kind, code), count in hostile.codes.items()})
     assert normal.failures == []
-    assert calls_beside >= 40, "too little normal traffic to say anything"
+    assert calls_beside >= 20, "too little normal traffic to say anything"
     answered = Counter[str]()
     for (kind, code), count in hostile.codes.items():
         answered[kind] += count
