@@ -1,6 +1,7 @@
 """The promises of the signal stream, over a log in memory."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -140,6 +141,16 @@ async def test_a_reader_that_the_ring_ran_over_reads_the_log_and_comes_back_with
         found += await messages_until(subscription, 41)
         assert_continuous(found, start=0)
         assert [s for m in found for s in m.sequences] == list(range(1, 42))
+
+
+async def test_a_page_of_the_log_that_is_newer_than_what_the_feed_has_read_moves_the_head_of_its_message() -> None:
+    log = MemorySignalLog()
+    log.append(*[make_event() for _ in range(2)])
+    async with running_feed(log, replace(SMALL, poll_s=60)) as f:
+        log.append(make_event())  # nobody wakes the feed
+        last = (await messages_until(await f.watch(start=f.after(0)), 3))[-1]
+        assert f.feed.ring.head == 2, "else the page wasn't ahead of the feed"
+        assert last.sequences[-1] == last.through == last.head == 3
 
 
 async def test_a_reader_that_comes_back_to_the_head_is_told_each_time() -> None:

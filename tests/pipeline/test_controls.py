@@ -24,8 +24,9 @@ from tests.strategies.worlds import World, a_world
 
 ADMIN = Principal("key_aaaaaaaaaaaa", Role.ADMIN, key_id="key_aaaaaaaaaaaa")
 EVERYTHING = HaltScope(Reach.EVERYTHING)
-CALM = replace(FAST, sweep_seconds=3_600)
-"""Without the sweep, so that what is open stays so until the test ends it."""
+CALM = replace(FAST, sweep_seconds=3_600, lease_seconds=60)
+"""Without the sweep, so that what is open stays so until the test ends it, and with a lease that outlasts a busy
+machine: what a leader held when it lost the lead is the venue's to send again, which a script doesn't."""
 
 
 @pytest.fixture(autouse=True)

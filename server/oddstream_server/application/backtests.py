@@ -63,7 +63,7 @@ class Backtests:
         self._planner = planner
         self._quota = quota
 
-    async def check_backtest(self, caller: Principal, spec: BacktestSpec) -> "CheckedSpec":
+    async def check_backtest(self, caller: Principal, spec: BacktestSpec) -> CheckedSpec:
         """A spec with its defaults, ready to be queued.
 
         :raises NotFound: STRATEGY_NOT_FOUND, MARKET_NOT_FOUND, EVENT_NOT_FOUND.
@@ -74,13 +74,13 @@ class Backtests:
         await self._check_data(caller, spec, "config")
         return CheckedSpec(RunKind.BACKTEST, spec, 1)
 
-    async def check_sweep(self, caller: Principal, spec: SweepSpec) -> "CheckedSpec":
+    async def check_sweep(self, caller: Principal, spec: SweepSpec) -> CheckedSpec:
         """As :meth:`check_backtest`, and InvalidArgument with SWEEP_TOO_LARGE."""
         spec, sets = self._planner.check_sweep(replace(spec, base=within_scopes(caller, spec.base)))
         await self._check_data(caller, spec.base, "config.base")
         return CheckedSpec(RunKind.SWEEP, spec, sets)
 
-    async def create(self, mutation: Mutation, checked: "CheckedSpec", display_name: str) -> Run:
+    async def create(self, mutation: Mutation, checked: CheckedSpec, display_name: str) -> Run:
         """Queue a run.
 
         :raises ResourceExhausted: BACKTEST_QUOTA_EXCEEDED: the caller's key, or every key, may have no more unfinished.

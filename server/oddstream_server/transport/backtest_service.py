@@ -1,7 +1,7 @@
 """BacktestService: from a request to a use case and back."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -23,6 +23,7 @@ from oddstream_server.transport.tokens import next_page_token, page_request
 
 Context = grpc.aio.ServicerContext[Any, Any]
 pb = backtest_service_pb2
+M = TypeVar("M", bound=Message)
 
 SERVICE = "oddstream.v1.BacktestService"
 _DEFAULT_HEARTBEAT_S = 10.0
@@ -37,17 +38,14 @@ class BacktestService(backtest_service_pb2_grpc.BacktestServiceServicer):
         self._now = now
 
     async def CreateBacktest(self, request: pb.CreateBacktestRequest, context: Context) -> pb.CreateBacktestResponse:
-        spec, name = as_run.backtest_spec(request.config, "config"), as_run.display_name(request.display_name)
-        checked: list[CheckedSpec] = []
+        spec = as_run.backtest_spec(request.config, "config")
 
-        async def check() -> None:
-            checked.append(await self._backtests.check_backtest(require_principal(), spec))
-
-        async def work(mutation: Mutation) -> pb.CreateBacktestResponse:
-            run = await self._backtests.create(mutation, checked[0], name)
+        def answer(run: Run) -> pb.CreateBacktestResponse:
             return pb.CreateBacktestResponse(backtest=as_run.backtest_message(run))
 
-        return await self._answers.once(request, pb.CreateBacktestResponse, work, check)
+        return await self._queue(
+            request, pb.CreateBacktestResponse, lambda caller: self._backtests.check_backtest(caller, spec), answer
+        )
 
     async def GetBacktest(self, request: pb.GetBacktestRequest, context: Context) -> pb.GetBacktestResponse:
         run = await self._backtests.get(require_principal(), request.backtest_id, BACKTEST)
@@ -102,17 +100,14 @@ class BacktestService(backtest_service_pb2_grpc.BacktestServiceServicer):
         )
 
     async def CreateSweep(self, request: pb.CreateSweepRequest, context: Context) -> pb.CreateSweepResponse:
-        spec, name = as_run.sweep_spec(request.config, "config"), as_run.display_name(request.display_name)
-        checked: list[CheckedSpec] = []
+        spec = as_run.sweep_spec(request.config, "config")
 
-        async def check() -> None:
-            checked.append(await self._backtests.check_sweep(require_principal(), spec))
-
-        async def work(mutation: Mutation) -> pb.CreateSweepResponse:
-            run = await self._backtests.create(mutation, checked[0], name)
+        def answer(run: Run) -> pb.CreateSweepResponse:
             return pb.CreateSweepResponse(sweep=as_run.sweep_message(run))
 
-        return await self._answers.once(request, pb.CreateSweepResponse, work, check)
+        return await self._queue(
+            request, pb.CreateSweepResponse, lambda caller: self._backtests.check_sweep(caller, spec), answer
+        )
 
     async def GetSweep(self, request: pb.GetSweepRequest, context: Context) -> pb.GetSweepResponse:
         run = await self._backtests.get(require_principal(), request.sweep_id, SWEEP)
@@ -171,6 +166,27 @@ class BacktestService(backtest_service_pb2_grpc.BacktestServiceServicer):
             return made
 
         await self._watch(run, caller, request, context, message)
+
+    async def _queue(
+        self,
+        request: pb.CreateBacktestRequest | pb.CreateSweepRequest,
+        answer: type[M],
+        check: Callable[[Principal], Awaitable[CheckedSpec]],
+        made: Callable[[Run], M],
+    ) -> M:
+        """Check a spec, unless the call was answered before, and queue its run."""
+        name = as_run.display_name(request.display_name)
+        checked: CheckedSpec | None = None
+
+        async def prepare() -> None:
+            nonlocal checked
+            checked = await check(require_principal())
+
+        async def work(mutation: Mutation) -> M:
+            assert checked is not None
+            return made(await self._backtests.create(mutation, checked, name))
+
+        return await self._answers.once(request, answer, work, prepare)
 
     async def _watch(
         self,

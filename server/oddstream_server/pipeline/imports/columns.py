@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from oddstream_server.application.quote_columns import MISSING
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument
 from oddstream_server.domain.money import MICROS
-from oddstream_server.pipeline.imports.forms import QuoteForm
+from oddstream_server.pipeline.imports.forms import QuoteForm, TableForm, columns_of
 
 Int64s = npt.NDArray[np.int64]
 
@@ -61,60 +61,38 @@ def read_rows(path: Path, form: QuoteForm, position: int = 0, batch_rows: int = 
     :raises InvalidArgument: the file lacks a column of the form, or its time is of another kind.
     """
     first_row = position
-    for batch in _batches(path, form, position, batch_rows):
+    for batch in batches(path, form, position, batch_rows):
         if batch.num_rows:
             yield _rows(batch, form, first_row)
             first_row += batch.num_rows
 
 
-@dataclass(frozen=True, slots=True)
-class PriceBatch:
-    """Some rows of a file of prices, in order."""
-
-    first_row: int
-    codes: npt.NDArray[np.int32]
-    """Index into ``series`` of each row."""
-    series: list[str]
-    receive_time_us: Int64s
-    price_micros: Int64s
-    """:data:`MISSING` where the file holds no number above 0."""
-
-
-def read_prices(path: Path, form: QuoteForm, position: int = 0, batch_rows: int = BATCH_ROWS) -> Iterator[PriceBatch]:
-    """The rows of a file of prices from a row number on, in batches of bounded size; as :func:`read_rows`."""
-    first_row = position
-    for batch in _batches(path, form, position, batch_rows):
-        if not batch.num_rows:
-            continue
-        codes, series = _words(batch[form.market_column])
-        price, bad = _micros(batch[form.bid_column])
-        price[bad | (price <= 0)] = MISSING
-        yield PriceBatch(first_row, codes, series, _times(batch[form.time_column], form), price)
-        first_row += batch.num_rows
-
-
-def _words(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], list[str]]:
+def words(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], list[str]]:
     """A column of words as codes and what they stand for."""
     if column.null_count:
         raise InvalidArgument([FieldViolation("file", "a row names no series or market; fill it in, or leave it out")])
-    words = pc.dictionary_encode(column.combine_chunks())
-    if isinstance(words, pa.ChunkedArray):
-        words = words.combine_chunks()
-    return words.indices.to_numpy(zero_copy_only=False).astype(np.int32), words.dictionary.to_pylist()
+    coded = pc.dictionary_encode(column.combine_chunks())
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.combine_chunks()
+    return coded.indices.to_numpy(zero_copy_only=False).astype(np.int32), coded.dictionary.to_pylist()
 
 
 def _is_parquet(path: Path) -> bool:
     return path.suffix == ".parquet"
 
 
-def _batches(path: Path, form: QuoteForm, position: int, batch_rows: int) -> Iterator[pa.Table]:
+def batches(path: Path, form: TableForm, position: int, batch_rows: int) -> Iterator[pa.Table]:
+    """The form's columns of a file from a row number on.
+
+    :raises InvalidArgument: the file lacks one of them.
+    """
     if _is_parquet(path):
         file = pq.ParquetFile(path, memory_map=True)
         _require(form, file.schema_arrow.names)
         skipped, groups = 0, list(range(file.metadata.num_row_groups))
         while groups and skipped + file.metadata.row_group(groups[0]).num_rows <= position:
             skipped += file.metadata.row_group(groups.pop(0)).num_rows
-        for batch in file.iter_batches(batch_rows, row_groups=groups, columns=list(form.columns)):
+        for batch in file.iter_batches(batch_rows, row_groups=groups, columns=columns_of(form)):
             ahead = min(position - skipped, batch.num_rows)
             skipped += ahead
             yield pa.Table.from_batches([batch.slice(ahead)])
@@ -129,43 +107,36 @@ def _batches(path: Path, form: QuoteForm, position: int, batch_rows: int) -> Ite
         for batch in reader:
             ahead = min(position - skipped, batch.num_rows)
             skipped += ahead
-            yield pa.Table.from_batches([batch.slice(ahead)]).select(list(form.columns))
+            yield pa.Table.from_batches([batch.slice(ahead)]).select(columns_of(form))
 
 
-def _csv_types(form: QuoteForm) -> dict[str, pa.DataType]:
-    prices = (form.bid_column, form.ask_column, form.bid_size_column, form.ask_size_column)
+def _csv_types(form: TableForm) -> dict[str, pa.DataType]:
     return {
-        **{name: pa.string() for name in (form.market_column, *form.details)},
-        **{name: pa.float64() for name in prices if name is not None},
+        **{name: pa.string() for name in form.word_columns},
+        **{name: pa.float64() for name in form.number_columns},
         form.time_column: pa.timestamp("us", tz=None if form.time_zone else "UTC"),
     }
 
 
-def _require(form: QuoteForm, names: list[str]) -> None:
-    absent = [name for name in form.columns if name not in names]
+def _require(form: TableForm, names: list[str]) -> None:
+    needed = columns_of(form)
+    absent = [name for name in needed if name not in names]
     if absent:
-        raise InvalidArgument(
-            [
-                FieldViolation(
-                    "file", f"has no column {', '.join(absent)}; the form {form.name} needs {', '.join(form.columns)}"
-                )
-            ]
-        )
+        text = f"has no column {', '.join(absent)}; the form {form.name} needs {', '.join(needed)}"
+        raise InvalidArgument([FieldViolation("file", text)])
 
 
 def _rows(table: pa.Table, form: QuoteForm, first_row: int) -> QuoteRows:
-    markets = pc.dictionary_encode(table[form.market_column].combine_chunks())
-    if isinstance(markets, pa.ChunkedArray):
-        markets = markets.combine_chunks()
+    codes, natives = words(table[form.market_column])
     bid, bad_bid = _prices(table[form.bid_column], empty_at=0)
     ask, bad_ask = _prices(table[form.ask_column], empty_at=MICROS)
     bid_size, bad_bid_size = _sizes(table, form.bid_size_column)
     ask_size, bad_ask_size = _sizes(table, form.ask_size_column)
     return QuoteRows(
         first_row=first_row,
-        market_codes=markets.indices.to_numpy(zero_copy_only=False).astype(np.int32),
-        natives=markets.dictionary.to_pylist(),
-        receive_time_us=_times(table[form.time_column], form),
+        market_codes=codes,
+        natives=natives,
+        receive_time_us=times(table[form.time_column], form),
         bid_price_micros=bid,
         ask_price_micros=ask,
         bid_size_micros=bid_size,
@@ -175,7 +146,7 @@ def _rows(table: pa.Table, form: QuoteForm, first_row: int) -> QuoteRows:
     )
 
 
-def _times(column: pa.ChunkedArray, form: QuoteForm) -> Int64s:
+def times(column: pa.ChunkedArray, form: TableForm) -> Int64s:
     if not pa.types.is_timestamp(column.type) or column.null_count:
         raise InvalidArgument(
             [FieldViolation(form.time_column, f"must be a time in every row, got {column.type} with gaps or no time")]
@@ -213,7 +184,7 @@ def _prices(column: pa.ChunkedArray, empty_at: int) -> tuple[Int64s, npt.NDArray
 
     :param empty_at: the price by which a venue says that the side is empty: 0 for a bid, the payout for an ask.
     """
-    micros, bad = _micros(column)
+    micros, bad = micros_of(column)
     bad |= (micros != MISSING) & ((micros < 0) | (micros > MICROS))
     micros[bad | (micros == empty_at)] = MISSING
     return micros, bad
@@ -222,13 +193,13 @@ def _prices(column: pa.ChunkedArray, empty_at: int) -> tuple[Int64s, npt.NDArray
 def _sizes(table: pa.Table, name: str | None) -> tuple[Int64s | None, npt.NDArray[np.bool_]]:
     if name is None:
         return None, np.zeros(table.num_rows, dtype=np.bool_)
-    micros, bad = _micros(table[name])
+    micros, bad = micros_of(table[name])
     bad |= (micros != MISSING) & (micros < 0)
     micros[bad] = MISSING
     return micros, bad
 
 
-def _micros(column: pa.ChunkedArray) -> tuple[Int64s, npt.NDArray[np.bool_]]:
+def micros_of(column: pa.ChunkedArray) -> tuple[Int64s, npt.NDArray[np.bool_]]:
     """A file's numbers as integer micros; what doesn't lie on that grid (to a thousandth of it) is bad."""
     numbers: Any = pc.cast(column, pa.float64()).to_numpy()
     absent = np.isnan(numbers)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument
 from oddstream_server.domain.fees import FeeFormula, FeeSchedule
@@ -27,9 +27,34 @@ from oddstream_server.domain.money import MICROS
 Row = Mapping[str, Any]
 
 
+class TableForm(Protocol):
+    """Which columns of a file are times, words and numbers."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def time_column(self) -> str: ...
+
+    @property
+    def time_zone(self) -> str | None:
+        """IANA name where times carry no zone; None where they do, or are UTC."""
+        ...
+
+    @property
+    def word_columns(self) -> tuple[str, ...]: ...
+
+    @property
+    def number_columns(self) -> tuple[str, ...]: ...
+
+
+def columns_of(form: TableForm) -> list[str]:
+    return list(dict.fromkeys((form.time_column, *form.word_columns, *form.number_columns)))
+
+
 @dataclass(frozen=True, slots=True)
 class QuoteForm:
-    """One form of file.
+    """One form of file of quotes.
 
     :param time_zone: IANA name where times carry no zone; None where they do, or are UTC.
     :param details: further columns that ``describe`` reads.
@@ -50,10 +75,13 @@ class QuoteForm:
     ask_size_column: str | None = None
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def word_columns(self) -> tuple[str, ...]:
+        return self.market_column, *self.details
+
+    @property
+    def number_columns(self) -> tuple[str, ...]:
         sizes = (c for c in (self.bid_size_column, self.ask_size_column) if c is not None)
-        needed = (self.time_column, self.market_column, self.bid_column, self.ask_column, *sizes, *self.details)
-        return tuple(dict.fromkeys(needed))
+        return self.bid_column, self.ask_column, *sizes
 
     def market_id(self, native: str) -> str:
         return market_id(self.venue, native)

@@ -6,37 +6,59 @@ Backtests read it as of each row; live strategies don't see imports.
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from oddstream_server.application.quote_columns import MISSING, QuoteColumns, QuoteImportTarget
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument
-from oddstream_server.domain.market import Event, Market, Venue, underlying_id
+from oddstream_server.domain.market import Venue, underlying_id
 from oddstream_server.domain.quote import SourceKind, TickSource
-from oddstream_server.pipeline.imports.columns import BATCH_ROWS, PriceBatch, count_rows, read_prices
+from oddstream_server.pipeline.imports.columns import BATCH_ROWS, Int64s, batches, count_rows, micros_of, times, words
 from oddstream_server.pipeline.imports.command import ImportReport, Progress, digest_of_file
-from oddstream_server.pipeline.imports.forms import QuoteForm
 
 
-def _no_market(row: Any) -> tuple[Market, Event | None]:
-    raise NotImplementedError("a price belongs to no market")
-
-
-def price_form(venue: Venue) -> QuoteForm:
+@dataclass(frozen=True, slots=True)
+class PriceForm:
     """The one form of price files; times carry a zone or are UTC."""
-    return QuoteForm(
-        name="prices",
-        venue=venue,
-        summary="series, ts (with zone, else UTC), price: Parquet or CSV",
-        time_column="ts",
-        time_zone=None,
-        market_column="series",
-        bid_column="price",
-        ask_column="price",
-        describe=_no_market,
-    )
+
+    name: str = "prices"
+    time_column: str = "ts"
+    time_zone: str | None = None
+    word_columns: tuple[str, ...] = ("series",)
+    number_columns: tuple[str, ...] = ("price",)
+
+
+@dataclass(frozen=True, slots=True)
+class PriceRows:
+    """Some rows of a file of prices, in order."""
+
+    first_row: int
+    codes: npt.NDArray[np.int32]
+    """Index into ``series`` of each row."""
+    series: list[str]
+    receive_time_us: Int64s
+    price_micros: Int64s
+    """:data:`MISSING` where the file holds no number above 0."""
+
+
+def read_prices(path: Path, position: int = 0, batch_rows: int = BATCH_ROWS) -> Iterator[PriceRows]:
+    """The rows of a file from a row number on, in batches of bounded size.
+
+    :raises InvalidArgument: the file lacks a column, a row lacks a series, or the time is of another kind.
+    """
+    form, first_row = PriceForm(), position
+    for batch in batches(path, form, position, batch_rows):
+        if not batch.num_rows:
+            continue
+        codes, series = words(batch["series"])
+        price, bad = micros_of(batch["price"])
+        price[bad | (price <= 0)] = MISSING
+        yield PriceRows(first_row, codes, series, times(batch["ts"], form), price)
+        first_row += batch.num_rows
 
 
 _NAME: Final = "a series is named by 1 to 64 letters, digits, dots, dashes and underscores"
@@ -65,9 +87,9 @@ async def import_prices(
     # the venue is part of the source's identity: one file may hold what two venues' markets are about
     async with target.open(TickSource(venue, SourceKind.IMPORT, f"prices/{digest}"), total) as opened:
         begun = opened.position
-        batches = read_prices(path, price_form(venue), opened.position, batch_rows)
+        read = read_prices(path, opened.position, batch_rows)
         while (total is None or opened.position < total) and (
-            rows := await asyncio.to_thread(_next, batches)
+            rows := await asyncio.to_thread(next, read, None)
         ) is not None:
             fresh = [name for name in rows.series if name not in keys]
             for name in fresh:
@@ -89,10 +111,6 @@ async def import_prices(
             rejected += int((rows.price_micros == MISSING).sum())
             progress("prices", opened.position, total)
         return ImportReport(opened.position, opened.position - begun, 0, rejected)
-
-
-def _next(batches: Iterator[PriceBatch]) -> PriceBatch | None:
-    return next(batches, None)
 
 
 def _is_name(name: object) -> bool:

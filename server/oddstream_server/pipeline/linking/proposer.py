@@ -1,12 +1,12 @@
 """The pass that proposes: the markets followed now, venue against venue, a bounded number of links each time."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Final
 
 from oddstream_server.application.ports import Catalog, Clock
-from oddstream_server.domain.market import Event, MarketLink, MarketState, Venue
+from oddstream_server.domain.market import Event, Market, MarketLink, MarketState, Venue
 from oddstream_server.pipeline.linking.facts import Facts, facts_of
 from oddstream_server.pipeline.linking.matching import find_matches, link_of_match
 
@@ -47,4 +47,9 @@ class LinkProposer:
         events: dict[str, Event] = {}
         for start in range(0, len(ids), _EVENTS_AT_A_TIME):
             events |= await self._catalog.events_by_id(ids[start : start + _EVENTS_AT_A_TIME])
-        return [facts_of(market, events.get(market.event_id or "")) for market in markets]
+        # Thousands of titles take a part of a second, in which the loop has better things to do.
+        return await asyncio.to_thread(_read, markets, events)
+
+
+def _read(markets: Sequence[Market], events: Mapping[str, Event]) -> list[Facts]:
+    return [facts_of(market, events.get(market.event_id or "")) for market in markets]

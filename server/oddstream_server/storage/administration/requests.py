@@ -39,15 +39,9 @@ class AnsweredRequests:
         )
         if claimed:
             return None
-        row = await self._driver.fetchrow(
-            "SELECT request_digest, answer, sealed_secret, create_time FROM idempotency_requests "
-            "WHERE principal = $1 AND method = $2 AND request_id = $3::uuid",
-            name.subject,
-            name.method,
-            name.request_id,
-        )
-        assert row is not None, "a row is deleted only once its horizon has passed"
-        return FirstAnswer(row["request_digest"], row["answer"] or b"", row["sealed_secret"], row["create_time"])
+        first = await self.find(name, horizon_us)
+        assert first is not None, "a row is deleted only once its horizon has passed"
+        return first
 
     async def answer(
         self, name: RequestName, sealed_answer: bytes, sealed_secret: bytes | None, subject_id: str | None
