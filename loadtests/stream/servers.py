@@ -14,8 +14,8 @@ from typing import Any
 import grpc
 
 from oddstream.v1 import signal_pb2, signal_service_pb2
+from oddstream_server.application.calls.request import RequestContext, current_request
 from oddstream_server.application.ports import Key, LogBounds, Page, SignalListFilter, StoredSignal, WakeUps
-from oddstream_server.application.request import RequestContext, current_request
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.principal import Principal, Role
 from oddstream_server.domain.quote import FeedStatus

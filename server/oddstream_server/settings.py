@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from oddstream_server.application.secrets import SecretReference
+from oddstream_server.application.secrets.provider import SecretReference
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.principal import Role
 

@@ -3,8 +3,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from oddstream_server.application.coalescing import SharedReads
-from oddstream_server.application.request import RequestContext, current_request, remaining_seconds
+from oddstream_server.application.calls.coalescing import SharedReads
+from oddstream_server.application.calls.request import RequestContext, current_request, remaining_seconds
 
 
 class Table:

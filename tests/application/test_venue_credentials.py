@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from oddstream_server.application.venue_credentials import (
+from oddstream_server.application.secrets.venue_credentials import (
     CredentialUnreadable,
     KeyringWrapper,
     SealedCredential,

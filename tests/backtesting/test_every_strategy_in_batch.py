@@ -21,7 +21,7 @@ from oddstream_server.domain.quote import Quote, Trade
 from oddstream_server.domain.signal import SignalEvent, SignalEventType
 from oddstream_server.pipeline.deciding.runner import StrategyRunner
 from oddstream_server.strategies.registry import ConfiguredStrategy, Registry
-from tests.strategies.worlds import LOOSE, START_US, World, a_world, a_world_for
+from tests.strategies.worlds import LOOSE, START_US, World, a_world, a_world_for, entry_of
 
 KINDS = [kind.kind for kind in Registry()]
 SEEDS = (1, 2, 3)
@@ -99,16 +99,7 @@ def live_events(kind: str, world: World) -> list[SignalEvent]:
 
 def live_entries(events: list[SignalEvent]) -> list[tuple[object, ...]]:
     return [
-        (
-            e.signal.input_time_us,
-            leg.market_id,
-            leg.outcome_index,
-            e.signal.strength_ppm,
-            e.signal.net_edge_micros or 0,
-            e.signal.expire_time_us,
-            leg.limit_price_micros,
-            -1 if leg.available_size_micros is None else leg.available_size_micros,
-        )
+        entry_of(e, leg)
         for e in events
         if e.type is SignalEventType.CREATED
         for leg in sorted(e.signal.legs, key=lambda leg: leg.market_id)

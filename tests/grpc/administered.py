@@ -12,7 +12,7 @@ import asyncpg
 
 from oddstream.v1 import admin_service_pb2_grpc
 from oddstream_server.app.administration import administration
-from oddstream_server.application.denials import Denials
+from oddstream_server.application.access.denials import Denials
 from oddstream_server.application.ports import StoredKey
 from oddstream_server.domain.principal import Role
 from oddstream_server.embedded.keys import Keyring

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from oddstream_server.application.backtests import Backtests
-from oddstream_server.application.mutations import Mutations
+from oddstream_server.application.calls.mutations import Mutations
 from oddstream_server.application.ports import Page
 from oddstream_server.application.ports.backtests import NewRun
-from oddstream_server.application.sealing import Sealer
+from oddstream_server.application.secrets.sealing import Sealer
 from oddstream_server.domain.backtest import MarketSelection, Run, RunProgress, RunState
 from oddstream_server.feed.runs import RunFeed
 from oddstream_server.feed.streams import StreamRegistry

@@ -23,7 +23,7 @@ from oddstream.v1 import (
     signal_service_pb2_grpc,
 )
 from oddstream_server.app.administration import administration
-from oddstream_server.application.denials import Denials
+from oddstream_server.application.access.denials import Denials
 from oddstream_server.application.keys.authentication import Authenticator, TokenVerifier
 from oddstream_server.application.keys.issuing import IssuedKey, new_key
 from oddstream_server.application.keys.peppers import Peppers

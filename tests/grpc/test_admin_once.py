@@ -23,7 +23,7 @@ from oddstream.v1 import (
     retention_policy_pb2,
     strategy_pb2,
 )
-from oddstream_server.application.mutations import Answered, MutationRequest, Mutations, Prepare, Work
+from oddstream_server.application.calls.mutations import Answered, MutationRequest, Mutations, Prepare, Work
 from oddstream_server.domain.errors import Unavailable
 from oddstream_server.domain.principal import Role, Scopes
 from oddstream_server.transport.contract import load_contract

@@ -12,7 +12,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from oddstream.v1 import access_pb2, admin_service_pb2, api_key_pb2, retention_policy_pb2, system_status_pb2
 from oddstream_server.app.administration import records_of
 from oddstream_server.application.privacy.people import token_pseudonym
-from oddstream_server.application.sealing import Sealer
+from oddstream_server.application.secrets.sealing import Sealer
 from oddstream_server.domain.principal import Principal, Role
 from oddstream_server.domain.retention import DEFAULTS
 from oddstream_server.storage.administration.audit_log import AuditLogStore

@@ -11,9 +11,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from oddstream.v1 import market_service_pb2, signal_service_pb2
+from oddstream_server.application.calls.request import current_request
 from oddstream_server.application.keys.issuing import new_key
 from oddstream_server.application.keys.key_format import KeyMode, checksum, generate
-from oddstream_server.application.request import current_request
 from oddstream_server.domain.principal import Role, Scopes
 from oddstream_server.interceptors.assembly import ChainSettings
 from tests.grpc.running_server import CONTRACT, PEPPERS, World, bearer, failure_of, now_us, read_failure, running

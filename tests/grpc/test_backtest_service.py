@@ -15,9 +15,9 @@ from google.protobuf.json_format import MessageToDict
 from oddstream.v1 import backtest_pb2, backtest_service_pb2_grpc
 from oddstream.v1 import backtest_service_pb2 as pb
 from oddstream_server.application.backtests import Backtests
-from oddstream_server.application.mutations import Mutations
+from oddstream_server.application.calls.mutations import Mutations
 from oddstream_server.application.ports import Decision
-from oddstream_server.application.sealing import Sealer
+from oddstream_server.application.secrets.sealing import Sealer
 from oddstream_server.domain.backtest import RunError
 from oddstream_server.domain.principal import Role, Scopes
 from oddstream_server.feed.runs import RunFeed

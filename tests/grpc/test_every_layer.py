@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from oddstream.v1 import market_service_pb2
-from oddstream_server.application.request import remaining_seconds
+from oddstream_server.application.calls.request import remaining_seconds
 from oddstream_server.domain.errors import NotFound
 from oddstream_server.domain.principal import Role
 from oddstream_server.interceptors.assembly import ChainSettings, build_chain

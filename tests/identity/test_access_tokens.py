@@ -19,7 +19,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.privacy.people import token_pseudonym
-from oddstream_server.application.sealing import Sealer
+from oddstream_server.application.secrets.sealing import Sealer
 from oddstream_server.domain.errors import PermissionDenied, Unauthenticated, Unavailable
 from oddstream_server.domain.principal import Principal, Role
 from oddstream_server.identity.access_tokens import AccessTokens, TokenRules

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from oddstream_server.application.request import RequestContext
+from oddstream_server.application.calls.request import RequestContext
 from oddstream_server.interceptors.call import UNKNOWN_METHOD, Call
 from oddstream_server.interceptors.errors import ErrorsInterceptor
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from oddstream_server.application.request import network_of
+from oddstream_server.application.calls.request import network_of
 from oddstream_server.interceptors.request_context import PeerAddresses, traceparent_of
 
 DIRECT = PeerAddresses()

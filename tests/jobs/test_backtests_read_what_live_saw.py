@@ -31,7 +31,7 @@ from oddstream_server.strategies.registry import ConfiguredStrategy, Registry
 from oddstream_server.venues.simulated.config import SimulatedConfig
 from oddstream_server.venues.simulated.feed import Feed
 from oddstream_server.venues.simulated.world import World as SimulatedWorld
-from tests.strategies.worlds import LOOSE, START_US, World, a_quote, a_world, a_world_for, with_a_link
+from tests.strategies.worlds import LOOSE, START_US, World, a_quote, a_world, a_world_for, entry_of, with_a_link
 
 KINDS = [kind.kind for kind in Registry()]
 HOUR_US = 3_600_000_000
@@ -122,22 +122,8 @@ Entry = tuple[object, ...]
 
 
 def said(events: Sequence[SignalEvent]) -> list[Entry]:
-    return sorted(
-        (
-            e.signal.kind,
-            e.signal.input_time_us,
-            leg.market_id,
-            leg.outcome_index,
-            e.signal.strength_ppm,
-            e.signal.net_edge_micros or 0,
-            e.signal.expire_time_us,
-            leg.limit_price_micros,
-            -1 if leg.available_size_micros is None else leg.available_size_micros,
-        )
-        for e in events
-        if e.type is SignalEventType.CREATED
-        for leg in e.signal.legs
-    )
+    created = (e for e in events if e.type is SignalEventType.CREATED)
+    return sorted((e.signal.kind, *entry_of(e, leg)) for e in created for leg in e.signal.legs)
 
 
 def found(strategies: Sequence[ConfiguredStrategy], run: RunData, shards: Sequence[Shard], spec: BacktestSpec) -> Any:

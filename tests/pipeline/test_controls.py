@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from oddstream_server.application.halts import halt_signals, resume_signals, withdraw_signals
-from oddstream_server.application.mutations import Mutation, MutationRequest
-from oddstream_server.application.request import RequestContext, current_request
-from oddstream_server.application.strategy_settings import ParameterInput, StrategyUpdate, update_strategy
+from oddstream_server.application.calls.mutations import Mutation, MutationRequest
+from oddstream_server.application.calls.request import RequestContext, current_request
+from oddstream_server.application.operations.halts import halt_signals, resume_signals, withdraw_signals
+from oddstream_server.application.operations.strategy_settings import ParameterInput, StrategyUpdate, update_strategy
 from oddstream_server.domain.errors import AlreadyExists, FailedPrecondition, NotFound
 from oddstream_server.domain.halt import HaltScope, Reach
 from oddstream_server.domain.principal import Principal, Role

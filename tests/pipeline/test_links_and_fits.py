@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from oddstream_server.app.fitting import fit
+from oddstream_server.application.calls.mutations import Mutation, MutationRequest
+from oddstream_server.application.calls.request import RequestContext, current_request
 from oddstream_server.application.link_review import LinkReview, link_etag, review_link
-from oddstream_server.application.mutations import Mutation, MutationRequest
 from oddstream_server.application.ports import Decision, MarketLinkFilter
-from oddstream_server.application.request import RequestContext, current_request
 from oddstream_server.domain.errors import Aborted, FailedPrecondition, NotFound
 from oddstream_server.domain.fitted import FittedName
 from oddstream_server.domain.market import LinkState, MarketLink, MarketState, Settlement, SettlementState

@@ -12,9 +12,9 @@ from oddstream_server.domain.signal import SignalEvent
 from oddstream_server.domain.strategy import StrategyOrigin
 from oddstream_server.pipeline.deciding.replay import journal_of
 from oddstream_server.pipeline.deciding.runner import StrategyRunner
-from oddstream_server.strategies.event_sum import EVENT_SUM
 from oddstream_server.strategies.gate import Gate, GateParams
 from oddstream_server.strategies.kernel import Kernel
+from oddstream_server.strategies.kinds.event_sum import EVENT_SUM
 from oddstream_server.strategies.registry import ConfiguredStrategy, Registry
 from tests.strategies.worlds import START_US, a_market, a_quote, an_event
 

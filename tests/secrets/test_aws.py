@@ -12,7 +12,7 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddstream_server.application.secrets import SecretMissing, SecretReference, SecretStoreAway
+from oddstream_server.application.secrets.provider import SecretMissing, SecretReference, SecretStoreAway
 from oddstream_server.secrets.aws import AwsSecretsManager
 from oddstream_server.secrets.aws_identity import AwsIdentity
 from oddstream_server.secrets.signature import AwsCredentials, signed_headers

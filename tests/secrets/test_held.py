@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from prometheus_client import CollectorRegistry
 
-from oddstream_server.application.secrets import Secret, SecretMissing, SecretReference, SecretStoreAway
+from oddstream_server.application.secrets.provider import Secret, SecretMissing, SecretReference, SecretStoreAway
 from oddstream_server.secrets.held import PAUSE_SECONDS, HeldSecrets
 
 REFERENCE = SecretReference("vault", "secret/database")

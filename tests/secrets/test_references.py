@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from oddstream_server.application.secrets import Secret, SecretMissing, SecretReference, SecretStoreAway
+from oddstream_server.application.secrets.provider import Secret, SecretMissing, SecretReference, SecretStoreAway
 from oddstream_server.secrets.plain import EnvironmentSecrets, FileSecrets
 
 

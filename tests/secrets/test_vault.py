@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from oddstream_server.application.secrets import SecretMissing, SecretReference, SecretStoreAway
-from oddstream_server.application.venue_credentials import CredentialUnreadable
+from oddstream_server.application.secrets.provider import SecretMissing, SecretReference, SecretStoreAway
+from oddstream_server.application.secrets.venue_credentials import CredentialUnreadable
 from oddstream_server.secrets.transit import TransitWrapper
 from oddstream_server.secrets.vault import Vault, VaultConfig
 from tests.secret_stores import VaultServer, vault_server

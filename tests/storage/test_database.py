@@ -8,7 +8,7 @@ from collections.abc import Callable
 import asyncpg
 import pytest
 
-from oddstream_server.application.request import RequestContext, current_request
+from oddstream_server.application.calls.request import RequestContext, current_request
 from oddstream_server.domain.errors import Aborted, DeadlineExceeded, Unavailable
 from oddstream_server.storage.database import Database, DatabaseAway, Transaction, translate
 

@@ -1,6 +1,10 @@
 from dataclasses import replace
 
-from oddstream_server.application.venue_credentials import KeyringWrapper, VenueCredential, VenueCredentials
+from oddstream_server.application.secrets.venue_credentials import (
+    KeyringWrapper,
+    VenueCredential,
+    VenueCredentials,
+)
 from oddstream_server.domain.market import Venue
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.venue_credentials import PostgresVenueCredentials

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from oddstream.v1 import signal_service_pb2 as pb
+from oddstream_server.application.operations.strategy_settings import StrategySettings
 from oddstream_server.application.ports import Controls
-from oddstream_server.application.strategy_settings import StrategySettings
 from oddstream_server.backtesting.config import BacktestConfig, Sizing
 from oddstream_server.backtesting.engine import run
 from oddstream_server.domain.backtest import BacktestSpec, StrategySelection

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from oddstream_server.domain.errors import InvalidArgument
 from oddstream_server.domain.signal import Signal
 from oddstream_server.strategies.arithmetic import logit_e4
-from oddstream_server.strategies.event_sum import EVENT_SUM, EventSumParams
 from oddstream_server.strategies.kernel import MISSING, EvidenceField, Kernel, Recomputed, StrategyKind
-from oddstream_server.strategies.mean_reversion import (
+from oddstream_server.strategies.kinds.event_sum import EVENT_SUM, EventSumParams
+from oddstream_server.strategies.kinds.mean_reversion import (
     BUCKET_US,
     BUCKETS,
     MEAN_REVERSION,

@@ -33,7 +33,7 @@ def test_installed_packages_add_kinds() -> None:
         ((f"{__name__}:NOT_A_KIND",), "must be a StrategyKind, got int"),
         ((f"{__name__}:ABSENT",), "can't be loaded: fix or uninstall its package"),
         ((f"{__name__}:OTHER", f"{__name__}:OTHER"), r"two strategies of kind 'test\.other'"),
-        (("oddstream_server.strategies.event_sum:EVENT_SUM",), r"two strategies of kind 'arb\.event_sum'"),
+        (("oddstream_server.strategies.kinds.event_sum:EVENT_SUM",), r"two strategies of kind 'arb\.event_sum'"),
     ],
 )
 def test_an_entry_point_that_cant_be_used_is_refused_by_name(values: tuple[str, ...], text: str) -> None:

@@ -21,7 +21,7 @@ from oddstream_server.domain.market import (
     Venue,
 )
 from oddstream_server.domain.quote import Quote, SourceKind, TickSource, Trade
-from oddstream_server.domain.signal import SignalEvent
+from oddstream_server.domain.signal import Leg, SignalEvent
 from oddstream_server.strategies.fitting import (
     HOUR_US,
     CalibrationSample,
@@ -293,6 +293,21 @@ def with_a_link(world: World) -> World:
     )
     markets = (*world.markets[:2], other)
     return replace(world, markets=markets, event=an_event(markets[:2]), quotes=quotes, links=(link,))
+
+
+def entry_of(event: SignalEvent, leg: Leg) -> tuple[object, ...]:
+    """What a backtest's intent says of a leg too."""
+    signal = event.signal
+    return (
+        signal.input_time_us,
+        leg.market_id,
+        leg.outcome_index,
+        signal.strength_ppm,
+        signal.net_edge_micros or 0,
+        signal.expire_time_us,
+        leg.limit_price_micros,
+        -1 if leg.available_size_micros is None else leg.available_size_micros,
+    )
 
 
 def bodies(events: Sequence[SignalEvent]) -> list[bytes]:

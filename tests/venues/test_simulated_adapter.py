@@ -13,7 +13,7 @@ from oddstream_server.domain.fees import schedule_at
 from oddstream_server.domain.market import Market, MarketState
 from oddstream_server.domain.money import MICROS
 from oddstream_server.domain.quote import Quote, Trade
-from oddstream_server.strategies.mean_reversion import MEAN_REVERSION
+from oddstream_server.strategies.kinds.mean_reversion import MEAN_REVERSION
 from oddstream_server.venues.simulated import Feed, SimulatedConfig, SimulatedVenue, World
 from tests.emulator.collecting import CollectingSink, following
 

@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oddstream_server.app.process import data_folder, now_us
-from oddstream_server.application.audit import Audit
+from oddstream_server.application.calls.mutations import Mutations
 from oddstream_server.application.keys.administration import ApiKeys
 from oddstream_server.application.keys.peppers import Peppers
-from oddstream_server.application.mutations import Mutations
-from oddstream_server.application.pipeline_runs import PipelineRuns
+from oddstream_server.application.operations.audit import Audit
+from oddstream_server.application.operations.pipeline_runs import PipelineRuns
+from oddstream_server.application.operations.system_status import SystemStatuses
 from oddstream_server.application.ports import OwnProcess, SignalLog
 from oddstream_server.application.privacy.people import People
 from oddstream_server.application.privacy.retention import Retention
 from oddstream_server.application.privacy.subjects import Subjects
-from oddstream_server.application.sealing import Sealer
-from oddstream_server.application.system_status import SystemStatuses
+from oddstream_server.application.secrets.sealing import Sealer
 from oddstream_server.domain.retention import DAY_S, DEFAULTS, RetentionRule, RetentionSubject
 from oddstream_server.embedded.keys import Keyring
 from oddstream_server.feed.signals.feed import SignalFeed

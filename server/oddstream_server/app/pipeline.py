@@ -22,9 +22,9 @@ from oddstream_server.app.process import (
 )
 from oddstream_server.app.secrets import open_secrets, read_keyring
 from oddstream_server.app.venue_keys import kalshi_credential
-from oddstream_server.application.housekeeping import Housekeeping
+from oddstream_server.application.operations.housekeeping import Housekeeping
 from oddstream_server.application.ports import VenueAdapter
-from oddstream_server.application.venue_credentials import VenueCredential
+from oddstream_server.application.secrets.venue_credentials import VenueCredential
 from oddstream_server.domain.market import Venue
 from oddstream_server.embedded.layout import free_fraction
 from oddstream_server.lifecycle import Closing, StopSignal

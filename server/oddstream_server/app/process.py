@@ -23,7 +23,7 @@ from prometheus_client import (
 
 from oddstream_server.app.secrets import SecretLogins, open_secrets
 from oddstream_server.application.privacy.people import token_pseudonym
-from oddstream_server.application.sealing import Sealer
+from oddstream_server.application.secrets.sealing import Sealer
 from oddstream_server.embedded.layout import DataFolder
 from oddstream_server.identity.access_tokens import AccessTokens, TokenRules
 from oddstream_server.identity.key_set import KeySet

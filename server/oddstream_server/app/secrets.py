@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from oddstream_server.application.secrets import SecretError, SecretProvider, SecretReference
+from oddstream_server.application.secrets.provider import SecretError, SecretProvider, SecretReference
 from oddstream_server.domain.errors import Unavailable
 from oddstream_server.embedded.keys import KEY_BYTES, Keyring, load_or_make_keys
 from oddstream_server.embedded.layout import DataFolder

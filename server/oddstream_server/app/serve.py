@@ -27,17 +27,17 @@ from oddstream_server.app.process import (
     run_until_stopped,
 )
 from oddstream_server.app.secrets import open_secrets, read_keyring
+from oddstream_server.application.access.certificate_roles import CertificateRoles
+from oddstream_server.application.access.denials import Denials
 from oddstream_server.application.backtests import Backtests
-from oddstream_server.application.certificate_roles import CertificateRoles
-from oddstream_server.application.denials import Denials
+from oddstream_server.application.calls.mutations import Mutations
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.application.markets import Markets
-from oddstream_server.application.mutations import Mutations
+from oddstream_server.application.operations.strategy_settings import StrategySettings
 from oddstream_server.application.privacy.people import certificate_pseudonym
-from oddstream_server.application.sealing import Sealer
+from oddstream_server.application.secrets.sealing import Sealer
 from oddstream_server.application.signals import Signals
-from oddstream_server.application.strategy_settings import StrategySettings
 from oddstream_server.feed.live_feeds import LiveFeeds
 from oddstream_server.feed.runs import RunFeed
 from oddstream_server.feed.signals.feed import FeedLimits

@@ -11,8 +11,8 @@ from rich.table import Table
 from oddstream_server.app.data import Refused, stored_data
 from oddstream_server.app.process import now_us
 from oddstream_server.app.secrets import KeyringUnusable, open_secrets, open_vault, read_keyring
-from oddstream_server.application.secrets import SecretError, SecretReference
-from oddstream_server.application.venue_credentials import (
+from oddstream_server.application.secrets.provider import SecretError, SecretReference
+from oddstream_server.application.secrets.venue_credentials import (
     CredentialUnreadable,
     KeyringWrapper,
     KeyWrapper,

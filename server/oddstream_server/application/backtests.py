@@ -5,8 +5,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from oddstream_server.application.mutations import Mutation
-from oddstream_server.application.paging import PageRequest
+from oddstream_server.application.calls.mutations import Mutation
+from oddstream_server.application.calls.paging import PageRequest
 from oddstream_server.application.ports import Page
 from oddstream_server.application.ports.backtests import (
     NewRun,

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from oddstream_server.application.etags import etag_of, require_etag
-from oddstream_server.application.mutations import Mutation
-from oddstream_server.application.venue_scope import require_markets
+from oddstream_server.application.access.venue_scope import require_markets
+from oddstream_server.application.calls.etags import etag_of, require_etag
+from oddstream_server.application.calls.mutations import Mutation
 from oddstream_server.domain.errors import FailedPrecondition, NotFound
 from oddstream_server.domain.market import LinkState, MarketLink
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from oddstream_server.application.coalescing import SharedReads
+from oddstream_server.application.access.venue_scope import narrowed, scoped_venues
+from oddstream_server.application.calls.coalescing import SharedReads
+from oddstream_server.application.calls.paging import PageRequest
 from oddstream_server.application.fee_working import FeeStep, fee_working
-from oddstream_server.application.paging import PageRequest
 from oddstream_server.application.ports import (
     BookCache,
     Catalog,
@@ -19,7 +20,6 @@ from oddstream_server.application.ports import (
     TickReader,
     TimeRange,
 )
-from oddstream_server.application.venue_scope import narrowed, scoped_venues
 from oddstream_server.domain.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from oddstream_server.domain.fees import FeeSchedule, Liquidity, schedule_at
 from oddstream_server.domain.market import Event, Market, MarketLink, Venue, split_market_id

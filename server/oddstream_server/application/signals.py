@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from oddstream_server.application.paging import PageRequest, page_of
+from oddstream_server.application.access.venue_scope import require_markets, require_venues, scoped_venues
+from oddstream_server.application.calls.paging import PageRequest, page_of
 from oddstream_server.application.ports import (
     Page,
     SignalListFilter,
@@ -10,7 +11,6 @@ from oddstream_server.application.ports import (
     StoredSignal,
     StrategyCatalog,
 )
-from oddstream_server.application.venue_scope import require_markets, require_venues, scoped_venues
 from oddstream_server.domain.errors import NotFound
 from oddstream_server.domain.strategy import StrategyDescription
 

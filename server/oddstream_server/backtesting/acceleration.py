@@ -87,7 +87,8 @@ def _digest(function: Callable[..., Any], bound: Mapping[str, str]) -> str:
 @cache
 def _own_digest(function: FunctionType, without: tuple[str, ...]) -> str:
     code = function.__code__
-    parts: list[object] = [code.co_code, code.co_consts, code.co_names, code.co_varnames]
+    # The module too: machine code on disk looks its functions up by it, and finds nothing once they have moved.
+    parts: list[object] = [function.__module__, code.co_code, code.co_consts, code.co_names, code.co_varnames]
     for name in code.co_names:
         value = function.__globals__.get(name)
         if name in without:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from oddstream_server.application.certificate_roles import CertificateRoles
-from oddstream_server.application.denials import Denials
+from oddstream_server.application.access.certificate_roles import CertificateRoles
+from oddstream_server.application.access.denials import Denials
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.ports import RateLimiter
 from oddstream_server.interceptors.admission import AdmissionInterceptor

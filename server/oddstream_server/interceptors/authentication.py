@@ -4,9 +4,9 @@ import asyncio
 import hashlib
 from typing import Any, ClassVar
 
-from oddstream_server.application.authorization import authorize
-from oddstream_server.application.certificate_roles import CertificateRoles
-from oddstream_server.application.denials import Denials
+from oddstream_server.application.access.authorization import authorize
+from oddstream_server.application.access.certificate_roles import CertificateRoles
+from oddstream_server.application.access.denials import Denials
 from oddstream_server.application.keys.authentication import Authenticator, bearer_token
 from oddstream_server.domain.errors import OddstreamError, PermissionDenied
 from oddstream_server.domain.principal import Principal

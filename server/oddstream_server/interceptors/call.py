@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Protocol
 
 import grpc
 
-from oddstream_server.application.authorization import Access
-from oddstream_server.application.request import RequestContext
+from oddstream_server.application.access.authorization import Access
+from oddstream_server.application.calls.request import RequestContext
 
 
 class MethodKind(StrEnum):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from oddstream_server.application.request import RequestContext
+from oddstream_server.application.calls.request import RequestContext
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument, Unimplemented
 from oddstream_server.interceptors.call import (
     UNKNOWN_METHOD,

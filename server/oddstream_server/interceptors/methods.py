@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from oddstream_server.application.authorization import Access
+from oddstream_server.application.access.authorization import Access
 from oddstream_server.domain.principal import Role
 from oddstream_server.interceptors.call import Method, MethodKind
 from oddstream_server.transport.contract import PACKAGE, Contract

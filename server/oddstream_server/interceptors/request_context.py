@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import grpc
 import structlog
 
-from oddstream_server.application.request import current_request
+from oddstream_server.application.calls.request import current_request
 from oddstream_server.interceptors.call import Call, Proceed
 
 CORRELATION_KEY = "x-correlation-id"

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from oddstream_server.application.denials import Denials
-from oddstream_server.application.venue_scope import require_venues
+from oddstream_server.application.access.denials import Denials
+from oddstream_server.application.access.venue_scope import require_venues
 from oddstream_server.domain.errors import PermissionDenied
 from oddstream_server.interceptors.call import Call, Proceed
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from oddstream_server.application.secrets import Secret, SecretMissing, SecretReference, SecretStoreAway
+from oddstream_server.application.secrets.provider import Secret, SecretMissing, SecretReference, SecretStoreAway
 from oddstream_server.secrets.aws_identity import AwsIdentity, Now, utc_now
 from oddstream_server.secrets.requests import StoreSession
 from oddstream_server.secrets.signature import signed_headers
@@ -19,7 +19,7 @@ _MISSING = ("ResourceNotFoundException", "InvalidRequestException", "InvalidPara
 
 
 class AwsSecretsManager:
-    """Fulfils :class:`~oddstream_server.application.secrets.SecretProvider` for ``aws:<name or ARN>``.
+    """Fulfils :class:`~oddstream_server.application.secrets.provider.SecretProvider` for ``aws:<name or ARN>``.
 
     :param environment: the variables whose names begin with ``AWS_``.
     :param endpoint_url: instead of the region's own, e.g. a VPC endpoint.

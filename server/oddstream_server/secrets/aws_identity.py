@@ -5,7 +5,7 @@ import datetime
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from oddstream_server.application.secrets import SecretStoreAway
+from oddstream_server.application.secrets.provider import SecretStoreAway
 from oddstream_server.secrets.requests import StoreSession
 from oddstream_server.secrets.signature import AwsCredentials
 

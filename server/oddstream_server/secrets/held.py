@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from oddstream_server.application.secrets import (
+from oddstream_server.application.secrets.provider import (
     Secret,
     SecretMissing,
     SecretProvider,

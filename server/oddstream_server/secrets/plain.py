@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from oddstream_server.application.secrets import Secret, SecretMissing, SecretReference, SecretStoreAway
+from oddstream_server.application.secrets.provider import Secret, SecretMissing, SecretReference, SecretStoreAway
 
 _MAXIMUM_BYTES = 1024 * 1024
 

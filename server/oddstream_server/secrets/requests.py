@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import orjson
 
-from oddstream_server.application.secrets import SecretStoreAway
+from oddstream_server.application.secrets.provider import SecretStoreAway
 
 TIMEOUT_SECONDS = 2.0
 

@@ -1,12 +1,12 @@
 """Data keys wrapped by a key that stays inside Vault (transit)."""
 
-from oddstream_server.application.secrets import SecretMissing
-from oddstream_server.application.venue_credentials import CredentialUnreadable
+from oddstream_server.application.secrets.provider import SecretMissing
+from oddstream_server.application.secrets.venue_credentials import CredentialUnreadable
 from oddstream_server.secrets.vault import Vault
 
 
 class TransitWrapper:
-    """Fulfils :class:`~oddstream_server.application.venue_credentials.KeyWrapper`.
+    """Fulfils :class:`~oddstream_server.application.secrets.venue_credentials.KeyWrapper`.
 
     :param key: name of a transit key of a type that takes associated data (aes256-gcm96, the default).
     """

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import orjson
 
-from oddstream_server.application.secrets import Secret, SecretMissing, SecretReference, SecretStoreAway
+from oddstream_server.application.secrets.provider import Secret, SecretMissing, SecretReference, SecretStoreAway
 from oddstream_server.secrets.requests import Answer, StoreSession
 
 KEY_VALUE, DATABASE = "vault", "vault-database"
@@ -37,8 +37,8 @@ class VaultConfig:
 
 
 class Vault:
-    """Fulfils :class:`~oddstream_server.application.secrets.SecretProvider` for ``vault:<mount>/<path>`` (key/value)
-    and ``vault-database:<mount>/<role>`` (a login made for us, with a lease).
+    """Fulfils :class:`~oddstream_server.application.secrets.provider.SecretProvider` for ``vault:<mount>/<path>``
+    (key/value) and ``vault-database:<mount>/<role>`` (a login made for us, with a lease).
     """
 
     def __init__(self, config: VaultConfig, monotonic: Callable[[], float] = time.monotonic) -> None:

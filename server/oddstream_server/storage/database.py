@@ -20,7 +20,7 @@ import orjson
 from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from oddstream_server.application.request import correlation_id, remaining_seconds
+from oddstream_server.application.calls.request import correlation_id, remaining_seconds
 from oddstream_server.domain.errors import Aborted, DeadlineExceeded, OddstreamError, Unavailable
 from oddstream_server.storage.connector import Connector, DatabaseLogins
 

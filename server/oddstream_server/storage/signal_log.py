@@ -22,6 +22,7 @@ import orjson
 from sqlalchemy import ColumnElement, Text, cast, select, true
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from oddstream_server.application.calls.request import correlation_id
 from oddstream_server.application.ports import (
     Fenced,
     Key,
@@ -32,7 +33,6 @@ from oddstream_server.application.ports import (
     StoredSignal,
 )
 from oddstream_server.application.ports import WakeUps as WakeUpsPort
-from oddstream_server.application.request import correlation_id
 from oddstream_server.domain.audit import SYSTEM, AuditOutcome, AuditRecord
 from oddstream_server.domain.market import Venue, split_market_id
 from oddstream_server.domain.quote import FeedState, FeedStatus

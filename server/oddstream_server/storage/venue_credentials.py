@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from oddstream_server.application.venue_credentials import SealedCredential
+from oddstream_server.application.secrets.venue_credentials import SealedCredential
 from oddstream_server.domain.market import Venue
 from oddstream_server.storage.database import Database, Transaction
 
@@ -11,7 +11,7 @@ _COLUMNS = "venue, sealed, wrapped_data_key, wrapping_key, revision, update_time
 
 
 class PostgresVenueCredentials:
-    """Fulfils :class:`~oddstream_server.application.venue_credentials.VenueCredentialStore`."""
+    """Fulfils :class:`~oddstream_server.application.secrets.venue_credentials.VenueCredentialStore`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

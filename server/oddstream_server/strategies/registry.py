@@ -13,20 +13,20 @@ from typing import Final
 
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument
 from oddstream_server.domain.strategy import StrategyDescription, StrategyOrigin, StrategyParameter, StrategySetting
-from oddstream_server.strategies.cross_venue import CROSS_VENUE
-from oddstream_server.strategies.event_sum import EVENT_SUM
-from oddstream_server.strategies.expiry_decay import EXPIRY_DECAY
 from oddstream_server.strategies.gate import Gate, GateParams
-from oddstream_server.strategies.imbalance import IMBALANCE
 from oddstream_server.strategies.kernel import Kernel, StrategyKind
-from oddstream_server.strategies.large_trade import LARGE_TRADE
-from oddstream_server.strategies.longshot import LONGSHOT
-from oddstream_server.strategies.mean_reversion import MEAN_REVERSION
-from oddstream_server.strategies.mispricing import MISPRICING
-from oddstream_server.strategies.momentum import MOMENTUM
-from oddstream_server.strategies.monotone import MONOTONE
+from oddstream_server.strategies.kinds.cross_venue import CROSS_VENUE
+from oddstream_server.strategies.kinds.event_sum import EVENT_SUM
+from oddstream_server.strategies.kinds.expiry_decay import EXPIRY_DECAY
+from oddstream_server.strategies.kinds.imbalance import IMBALANCE
+from oddstream_server.strategies.kinds.large_trade import LARGE_TRADE
+from oddstream_server.strategies.kinds.longshot import LONGSHOT
+from oddstream_server.strategies.kinds.mean_reversion import MEAN_REVERSION
+from oddstream_server.strategies.kinds.mispricing import MISPRICING
+from oddstream_server.strategies.kinds.momentum import MOMENTUM
+from oddstream_server.strategies.kinds.monotone import MONOTONE
+from oddstream_server.strategies.kinds.volume_spike import VOLUME_SPIKE
 from oddstream_server.strategies.params import Params
-from oddstream_server.strategies.volume_spike import VOLUME_SPIKE
 
 ENTRY_POINT_GROUP: Final = "oddstream.strategies"
 BUILT_IN: Final = (

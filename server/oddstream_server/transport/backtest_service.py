@@ -8,9 +8,9 @@ from google.protobuf.message import Message
 
 from oddstream.v1 import backtest_pb2, backtest_service_pb2, backtest_service_pb2_grpc, sweep_pb2
 from oddstream_server.application.backtests import Backtests, CheckedSpec
-from oddstream_server.application.mutations import Mutation, Mutations
+from oddstream_server.application.calls.mutations import Mutation, Mutations
+from oddstream_server.application.calls.request import require_principal
 from oddstream_server.application.ports import Clock
-from oddstream_server.application.request import require_principal
 from oddstream_server.domain.backtest import BacktestResult, Run, RunKind, SweepResult
 from oddstream_server.domain.principal import Principal
 from oddstream_server.feed.runs import RunDelivery, RunFeed, RunWatch

@@ -6,9 +6,9 @@ from typing import Any
 import grpc
 
 from oddstream.v1 import execution_pb2, market_pb2, market_service_pb2, market_service_pb2_grpc
+from oddstream_server.application.calls.mutations import Mutation, Mutations
 from oddstream_server.application.link_review import review_link
 from oddstream_server.application.markets import FeeFill, Markets
-from oddstream_server.application.mutations import Mutation, Mutations
 from oddstream_server.application.ports import Clock
 from oddstream_server.domain.errors import Unimplemented
 from oddstream_server.domain.fees import Liquidity

@@ -11,9 +11,9 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from oddstream.v1 import market_service_pb2, signal_pb2, signal_service_pb2
+from oddstream_server.application.access.venue_scope import narrowed, scoped_venues
+from oddstream_server.application.calls.request import require_principal
 from oddstream_server.application.ports import Clock, SignalFilter
-from oddstream_server.application.request import require_principal
-from oddstream_server.application.venue_scope import narrowed, scoped_venues
 from oddstream_server.feed.quotes import QuoteFeed, QuoteWatch
 from oddstream_server.feed.signals.feed import SignalFeed, SignalWatch
 from oddstream_server.feed.signals.filters import filter_digest

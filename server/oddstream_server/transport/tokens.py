@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError, Message
 
-from oddstream_server.application.paging import PageRequest, page_size
+from oddstream_server.application.calls.paging import PageRequest, page_size
 from oddstream_server.application.ports import Key
 from oddstream_server.domain.errors import (
     FieldViolation,

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from oddstream_server.application.etags import etag_of, require_etag
+from oddstream_server.application.calls.etags import etag_of, require_etag
+from oddstream_server.application.calls.mutations import Mutation
+from oddstream_server.application.calls.paging import PageRequest
 from oddstream_server.application.keys.issuing import MAXIMUM_LIFE_US, new_key
 from oddstream_server.application.keys.key_format import KeyMode, generate
 from oddstream_server.application.keys.peppers import Peppers
-from oddstream_server.application.mutations import Mutation
-from oddstream_server.application.paging import PageRequest
 from oddstream_server.application.ports import ApiKeyFilter, Clock, KeyChange, KeyDirectory, Page
 from oddstream_server.application.privacy.people import People
 from oddstream_server.domain.api_key import ApiKey, ApiKeyState, Owner

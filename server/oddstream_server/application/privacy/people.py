@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from oddstream_server.application.ports import KeyDirectory, SealedSubject, SubjectRecords
-from oddstream_server.application.sealing import Sealer
+from oddstream_server.application.secrets.sealing import Sealer
 from oddstream_server.domain.api_key import ApiKey, Owner
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"

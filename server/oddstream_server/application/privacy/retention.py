@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from oddstream_server.application.etags import etag_of, require_etag
-from oddstream_server.application.mutations import Mutation
+from oddstream_server.application.calls.etags import etag_of, require_etag
+from oddstream_server.application.calls.mutations import Mutation
 from oddstream_server.application.ports import AuditLog, Clock, RetentionStore, StoredRules
 from oddstream_server.domain.audit import SYSTEM, AuditOutcome, AuditRecord
 from oddstream_server.domain.retention import RetentionPolicy, RetentionRule, RetentionSubject

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from oddstream_server.application.calls.mutations import Mutation, record_of_call
 from oddstream_server.application.keys.administration import require_other_admins
-from oddstream_server.application.mutations import Mutation, record_of_call
 from oddstream_server.application.ports import (
     AuditFilter,
     AuditLog,

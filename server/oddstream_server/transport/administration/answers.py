@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from oddstream.v1 import error_reason_pb2
-from oddstream_server.application.mutations import Answered, Mutation, MutationRequest, Mutations
-from oddstream_server.application.request import current_request
+from oddstream_server.application.calls.mutations import Answered, Mutation, MutationRequest, Mutations
+from oddstream_server.application.calls.request import current_request
 
 M = TypeVar("M", bound=Message)
 

@@ -5,7 +5,7 @@ from typing import Any
 from google.protobuf.struct_pb2 import Struct
 
 from oddstream.v1 import admin_service_pb2, audit_entry_pb2
-from oddstream_server.application.audit import Verification
+from oddstream_server.application.operations.audit import Verification
 from oddstream_server.application.ports import AuditFilter
 from oddstream_server.domain.audit import AuditEntry, AuditOutcome
 from oddstream_server.transport.converters.values import chosen, enum_table, span, stamp, words

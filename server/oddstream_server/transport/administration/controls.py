@@ -1,8 +1,8 @@
 """Halts, runs of the pipeline and settings of strategies, as messages and from them."""
 
 from oddstream.v1 import admin_service_pb2, halt_pb2, pipeline_run_pb2, strategy_pb2, venue_pb2
+from oddstream_server.application.operations.strategy_settings import ParameterInput, StrategyUpdate
 from oddstream_server.application.ports import PipelineRunFilter
-from oddstream_server.application.strategy_settings import ParameterInput, StrategyUpdate
 from oddstream_server.domain.halt import Halt, HaltScope, Reach
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.pipeline_run import PipelineRun, PipelineRunState, PipelineStage

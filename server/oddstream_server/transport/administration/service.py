@@ -7,16 +7,16 @@ import grpc
 
 from oddstream.v1 import admin_service_pb2 as pb
 from oddstream.v1 import admin_service_pb2_grpc
-from oddstream_server.application.audit import Audit
-from oddstream_server.application.halts import halt_signals, resume_signals, withdraw_signals
+from oddstream_server.application.calls.mutations import Mutation, Mutations
 from oddstream_server.application.keys.administration import ApiKeys
-from oddstream_server.application.mutations import Mutation, Mutations
-from oddstream_server.application.pipeline_runs import PipelineRuns
+from oddstream_server.application.operations.audit import Audit
+from oddstream_server.application.operations.halts import halt_signals, resume_signals, withdraw_signals
+from oddstream_server.application.operations.pipeline_runs import PipelineRuns
+from oddstream_server.application.operations.strategy_settings import update_strategy
+from oddstream_server.application.operations.system_status import SystemStatuses
 from oddstream_server.application.ports import Clock, StrategyRules
 from oddstream_server.application.privacy.retention import Retention
 from oddstream_server.application.privacy.subjects import Subjects
-from oddstream_server.application.strategy_settings import update_strategy
-from oddstream_server.application.system_status import SystemStatuses
 from oddstream_server.transport.administration import api_keys, audit, controls, privacy
 from oddstream_server.transport.administration.answers import Answers, digest_of
 from oddstream_server.transport.administration.system_status import system_status_message

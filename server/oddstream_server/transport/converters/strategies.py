@@ -1,7 +1,7 @@
 """Strategies and their parameters, as messages."""
 
 from oddstream.v1 import strategy_pb2
-from oddstream_server.application.strategy_settings import strategy_etag
+from oddstream_server.application.operations.strategy_settings import strategy_etag
 from oddstream_server.domain.strategy import StrategyDescription, StrategyOrigin, StrategyParameter
 from oddstream_server.transport.converters.values import duration, enum_table, timestamp
 

@@ -2,7 +2,7 @@
 
 import structlog
 
-from oddstream_server.application.mutations import record_of_call
+from oddstream_server.application.calls.mutations import record_of_call
 from oddstream_server.application.ports import AuditLog, RateLimiter
 from oddstream_server.domain.audit import AuditOutcome
 from oddstream_server.domain.errors import PermissionDenied, ResourceExhausted

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from oddstream_server.application.paging import PageRequest
+from oddstream_server.application.calls.paging import PageRequest
 from oddstream_server.application.ports import Anchor, AnchorFile, AuditFilter, AuditHead, AuditLog, Clock, Page
 from oddstream_server.domain.audit import AuditEntry
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 
-from oddstream_server.application.request import RequestContext, correlation_id, current_request
+from oddstream_server.application.calls.request import RequestContext, correlation_id, current_request
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -6,7 +6,7 @@ here.
 
 from collections.abc import Iterable
 
-from oddstream_server.application.request import current_request
+from oddstream_server.application.calls.request import current_request
 from oddstream_server.domain.errors import PermissionDenied
 from oddstream_server.domain.market import Venue
 

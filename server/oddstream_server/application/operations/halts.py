@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from oddstream_server.application.mutations import Mutation
+from oddstream_server.application.calls.mutations import Mutation
 from oddstream_server.domain.errors import AlreadyExists, FailedPrecondition, NotFound
 from oddstream_server.domain.halt import Halt, HaltScope
 from oddstream_server.domain.market import split_market_id

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import structlog
 
-from oddstream_server.application.audit import Audit
-from oddstream_server.application.mutations import ANSWER_US, SECRET_US
+from oddstream_server.application.calls.mutations import ANSWER_US, SECRET_US
+from oddstream_server.application.operations.audit import Audit
 from oddstream_server.application.ports import Clock
 from oddstream_server.application.privacy.retention import Retention
 from oddstream_server.application.privacy.subjects import Subjects

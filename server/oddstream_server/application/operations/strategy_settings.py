@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from oddstream_server.application.etags import etag_of, require_etag
-from oddstream_server.application.halts import withdrawals
-from oddstream_server.application.mutations import Mutation
+from oddstream_server.application.calls.etags import etag_of, require_etag
+from oddstream_server.application.calls.mutations import Mutation
+from oddstream_server.application.operations.halts import withdrawals
 from oddstream_server.application.ports import ControlsReader, StrategyRules
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument, NotFound
 from oddstream_server.domain.strategy import StrategyDescription, StrategySetting

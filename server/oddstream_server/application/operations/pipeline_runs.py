@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from oddstream_server.application.mutations import Mutation
-from oddstream_server.application.paging import PageRequest
+from oddstream_server.application.calls.mutations import Mutation
+from oddstream_server.application.calls.paging import PageRequest
 from oddstream_server.application.ports import Page, PipelineRunFilter, PipelineRunStore, SignalLog
 from oddstream_server.domain.errors import FailedPrecondition, FieldViolation, InvalidArgument
 from oddstream_server.domain.market import Venue

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from oddstream_server.application.calls.request import current_request, require_principal
 from oddstream_server.application.ports import Change, Changes, Clock, FirstAnswer, RequestName
-from oddstream_server.application.request import current_request, require_principal
-from oddstream_server.application.sealing import Sealer
+from oddstream_server.application.secrets.sealing import Sealer
 from oddstream_server.domain.audit import AuditOutcome, AuditRecord
 from oddstream_server.domain.errors import RequestIdReused
 from oddstream_server.domain.principal import Principal

@@ -1,0 +1,1 @@
+"""Who may do what: roles, scopes, and what is kept of refusals."""

@@ -1,0 +1,1 @@
+"""What every call shares: its context, pages, mutations that happen once."""
