@@ -240,7 +240,7 @@ async def test_a_cancelled_error_of_the_handlers_own_answers_internal_instead_of
     world = World()
     world.catalog.failure = asyncio.CancelledError(SECRET)
     async with running(world) as server:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert_masked(await failure_of(call(server, UNARY)))
 
 
@@ -249,7 +249,7 @@ async def test_a_cancelled_error_of_a_streams_own_answers_internal_instead_of_ha
         raise asyncio.CancelledError(SECRET)
 
     async with running(World(watch_signals=leaking)) as server:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert_masked(await failure_of(call(server, STREAM)))
 
 

@@ -151,7 +151,7 @@ async def test_a_run_that_is_asked_for_is_taken_up_by_the_leader(server: Install
                         await asyncio.sleep(0.2)
             ids = {run.pipeline_run_id for run in asked}
             assert ids
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while True:
                     listed = await made.admin.ListPipelineRuns(pb.ListPipelineRunsRequest(), metadata=made.auth)
                     states = {run.state for run in listed.pipeline_runs if run.pipeline_run_id in ids}
