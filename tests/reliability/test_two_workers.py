@@ -39,7 +39,7 @@ STREAMING = signal_service_pb2.WatchSignalsRequest(include_simulated=True)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Installation]:
-    with installation({"workers": "2", "simulated_speed": "20", "backtest_workers": "0"}) as made:
+    with installation({"workers": "2", "simulated_events": "8", "backtest_workers": "0"}) as made:
         made.start()
         yield made
 
