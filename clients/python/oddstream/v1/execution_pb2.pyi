@@ -86,7 +86,7 @@ class Fill(message.Message):
     signal_id: builtins.str
     """It is the signal that the order was made for. It is absent for a trade of the bot's own."""
     leg_number: builtins.int
-    """It is the number of the signal's leg. It is absent without a signal."""
+    """It is the number of the signal's leg. It is absent without a signal, and may be for a signal of one leg."""
     venue_order_id: builtins.str
     """It is the venue's id of the order. It is empty where the bot doesn't report it."""
     client_order_id: builtins.str
@@ -142,18 +142,27 @@ class Execution(message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     REALIZED_PROFIT_MICROS_FIELD_NUMBER: builtins.int
     SLIPPAGE_MICROS_FIELD_NUMBER: builtins.int
+    ESTIMATED_FEE_MICROS_FIELD_NUMBER: builtins.int
+    STRATEGY_ID_FIELD_NUMBER: builtins.int
     execution_id: builtins.str
     """It is the execution's id, ^exe_[a-z2-7]{16,40}$."""
     owner: builtins.str
     """It is the subject of the key or token that reported it. Only that subject and admins see it."""
     realized_profit_micros: builtins.int
-    """It tells what it earned after its fee in micros of USD, by the settlement known now. It is absent until the market
-    settled.
+    """It tells what it earned after its fee in micros of USD, by the settlement known now and rounded down: the fee
+    reported, else the one estimated. A sale earns its price less the payout. It is absent until the market settled, and
+    where no fee is known.
     """
     slippage_micros: builtins.int
     """It tells how much worse the price was than the limit of the signal's leg, for one contract, in micros of USD;
-    negative where it was better. It is absent without a signal.
+    negative where it was better. It is absent without a signal, and for a fill that closes what the leg opened.
     """
+    estimated_fee_micros: builtins.int
+    """It is the fee of the fill by the market's fee schedule at its venue_time in micros of USD, as the fee of an order of
+    its own. It is absent where no schedule is known for that time.
+    """
+    strategy_id: builtins.str
+    """It is the id of the strategy that made the signal. It is absent without a signal."""
     @builtins.property
     def fill(self) -> Fill:
         """It is the fill as it was reported."""
@@ -171,16 +180,26 @@ class Execution(message.Message):
         create_time: timestamp_pb2.Timestamp | None = ...,
         realized_profit_micros: builtins.int | None = ...,
         slippage_micros: builtins.int | None = ...,
+        estimated_fee_micros: builtins.int | None = ...,
+        strategy_id: builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_realized_profit_micros", b"_realized_profit_micros", "_slippage_micros", b"_slippage_micros", "create_time", b"create_time", "fill", b"fill", "realized_profit_micros", b"realized_profit_micros", "slippage_micros", b"slippage_micros"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_estimated_fee_micros", b"_estimated_fee_micros", "_realized_profit_micros", b"_realized_profit_micros", "_slippage_micros", b"_slippage_micros", "_strategy_id", b"_strategy_id", "create_time", b"create_time", "estimated_fee_micros", b"estimated_fee_micros", "fill", b"fill", "realized_profit_micros", b"realized_profit_micros", "slippage_micros", b"slippage_micros", "strategy_id", b"strategy_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_realized_profit_micros", b"_realized_profit_micros", "_slippage_micros", b"_slippage_micros", "create_time", b"create_time", "execution_id", b"execution_id", "fill", b"fill", "owner", b"owner", "realized_profit_micros", b"realized_profit_micros", "slippage_micros", b"slippage_micros"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_estimated_fee_micros", b"_estimated_fee_micros", "_realized_profit_micros", b"_realized_profit_micros", "_slippage_micros", b"_slippage_micros", "_strategy_id", b"_strategy_id", "create_time", b"create_time", "estimated_fee_micros", b"estimated_fee_micros", "execution_id", b"execution_id", "fill", b"fill", "owner", b"owner", "realized_profit_micros", b"realized_profit_micros", "slippage_micros", b"slippage_micros", "strategy_id", b"strategy_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__estimated_fee_micros: _TypeAlias = typing.Literal["estimated_fee_micros"]  # noqa: Y015
+    _WhichOneofArgType__estimated_fee_micros: _TypeAlias = typing.Literal["_estimated_fee_micros", b"_estimated_fee_micros"]  # noqa: Y015
     _WhichOneofReturnType__realized_profit_micros: _TypeAlias = typing.Literal["realized_profit_micros"]  # noqa: Y015
     _WhichOneofArgType__realized_profit_micros: _TypeAlias = typing.Literal["_realized_profit_micros", b"_realized_profit_micros"]  # noqa: Y015
     _WhichOneofReturnType__slippage_micros: _TypeAlias = typing.Literal["slippage_micros"]  # noqa: Y015
     _WhichOneofArgType__slippage_micros: _TypeAlias = typing.Literal["_slippage_micros", b"_slippage_micros"]  # noqa: Y015
+    _WhichOneofReturnType__strategy_id: _TypeAlias = typing.Literal["strategy_id"]  # noqa: Y015
+    _WhichOneofArgType__strategy_id: _TypeAlias = typing.Literal["_strategy_id", b"_strategy_id"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_fee_micros) -> _WhichOneofReturnType__estimated_fee_micros | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__realized_profit_micros) -> _WhichOneofReturnType__realized_profit_micros | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__slippage_micros) -> _WhichOneofReturnType__slippage_micros | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strategy_id) -> _WhichOneofReturnType__strategy_id | None: ...

@@ -395,7 +395,7 @@ class PerformanceFigures(message.Message):
     signal_count: builtins.int
     """It is the number of signals published."""
     graded_count: builtins.int
-    """It is the number of signals graded, voids left out."""
+    """It is the number of signals graded, voids left out. The figures below are of these."""
     void_count: builtins.int
     """It is the number of signals whose market was declared void."""
     hit_rate: builtins.float
@@ -417,9 +417,9 @@ class PerformanceFigures(message.Message):
     realized_edge_high_micros: builtins.int
     """It is the upper end of that interval in micros of USD."""
     execution_count: builtins.int
-    """It is the number of executions reported on these signals."""
+    """It is the number of executions reported on these signals that the caller may see: its own, and all for an admin."""
     executed_profit_micros: builtins.int
-    """It tells what the reported executions earned after fees, in micros of USD. It is absent where none settled."""
+    """It tells what those executions earned after fees, in micros of USD. It is absent where none settled."""
     @builtins.property
     def calibration(self) -> containers.RepeatedCompositeFieldContainer[CalibrationBin]:
         """They tell how forecasts compare with results, in ascending order of price."""
@@ -498,9 +498,11 @@ class PerformanceSlice(message.Message):
     HORIZON_FIELD_NUMBER: builtins.int
     FIGURES_FIELD_NUMBER: builtins.int
     venue: venue_pb2.Venue.ValueType
-    """It is the venue. It is UNSPECIFIED in a slice over all venues."""
+    """It is the venue of the signals' first leg. It is UNSPECIFIED in a slice over all venues."""
     horizon: PerformanceHorizon.ValueType
-    """It is the horizon. It is UNSPECIFIED in a slice over all horizons."""
+    """It is the horizon. It is UNSPECIFIED in a slice over all horizons. A signal without an expected settlement has none
+    and counts in slices over all horizons alone.
+    """
     @builtins.property
     def figures(self) -> PerformanceFigures:
         """It is the figures of the slice."""
