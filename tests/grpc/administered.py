@@ -1,4 +1,4 @@
-"""A server with its administration over PostgreSQL, and keys of a test's own besides the stored ones."""
+"""A server whose mutations are over PostgreSQL, and keys of a test's own besides the stored ones."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,16 +13,24 @@ import asyncpg
 from oddstream.v1 import admin_service_pb2_grpc
 from oddstream_server.app.administration import administration
 from oddstream_server.application.access.denials import Denials
+from oddstream_server.application.backtests import Backtests
 from oddstream_server.application.ports import StoredKey
 from oddstream_server.domain.principal import Role
 from oddstream_server.embedded.keys import Keyring
+from oddstream_server.feed.runs import RunFeed
+from oddstream_server.feed.streams import StreamRegistry
 from oddstream_server.interceptors.assembly import ChainSettings
+from oddstream_server.jobs.planning import Planner
 from oddstream_server.storage.administration.audit_log import AuditLogStore
+from oddstream_server.storage.backtests.recorded import RecordedRows
+from oddstream_server.storage.backtests.runs import RunRecords
+from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.strategies.registry import Registry
 from oddstream_server.transport.administration.service import AdminService
+from oddstream_server.transport.backtest_service import BacktestService
 from tests.grpc.memory_ports import MemoryKeys
 from tests.grpc.running_server import PEPPERS, QuietProcess, Running, World, bearer, now_us, running
 
@@ -80,6 +88,14 @@ async def administered(
     world = World(keys=keys, settings=ChainSettings(units_per_minute=1_000_000))
     use_cases = change(administration(database, KEYRING, Registry(), SignalLogStore(database), folder, QuietProcess()))
     world.admin_service = AdminService(use_cases, now_us)
+    world.catalog, world.mutations = CatalogStore(database), use_cases.mutations
+    runs = RunRecords(database)
+    world.backtest_service = BacktestService(
+        Backtests(runs, RecordedRows(database, folder), Planner(Registry()), quota=100_000),
+        RunFeed(runs, StreamRegistry(now_us)),
+        now_us,
+        use_cases.mutations,
+    )
     world.denials = Denials(AuditLogStore(database), world.limiter)
     async with running(world) as server:
         server.key = world.issue(Role.ADMIN)

@@ -24,6 +24,7 @@ from oddstream.v1 import (
 )
 from oddstream_server.app.administration import administration
 from oddstream_server.application.access.denials import Denials
+from oddstream_server.application.calls.mutations import Mutations
 from oddstream_server.application.keys.authentication import Authenticator, TokenVerifier
 from oddstream_server.application.keys.issuing import IssuedKey, new_key
 from oddstream_server.application.keys.peppers import Peppers
@@ -112,6 +113,8 @@ class World:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     admin_service: Any = field(default_factory=admin_service_without_database)
     backtest_service: Any = field(default_factory=memory_backtest_service)
+    mutations: Mutations | None = None
+    """Of MarketService; the other services bring theirs."""
     denials: Denials | None = None
     tokens: TokenVerifier | None = None
     settings: ChainSettings = field(default_factory=ChainSettings)
@@ -180,7 +183,7 @@ async def running(world: World | None = None) -> AsyncIterator[Running]:
         partial(health_pb2_grpc.add_HealthServicer_to_server, health),
         partial(
             market_service_pb2_grpc.add_MarketServiceServicer_to_server,
-            MarketService(markets, world.watch_quotes, now_us),
+            MarketService(markets, world.watch_quotes, now_us, world.mutations),
         ),
         partial(
             signal_service_pb2_grpc.add_SignalServiceServicer_to_server, SignalService(signals, world.watch_signals)
