@@ -43,8 +43,17 @@ class Authority:
         )
         self.pem = self._certificate.public_bytes(Encoding.PEM)
 
-    def issue(self, name: str, *, uri: str | None = None, lasts: datetime.timedelta = DAY, rsa: bool = False) -> Issued:
-        """A certificate for loopback (and a URI name), good from two days ago until ``lasts`` from now."""
+    def issue(
+        self,
+        name: str,
+        *,
+        uri: str | None = None,
+        host: str | None = None,
+        lasts: datetime.timedelta = DAY,
+        rsa: bool = False,
+    ) -> Issued:
+        """A certificate for loopback, or else for a URI or a host alone, good from two days ago until ``lasts`` from
+        now."""
         key = generate_rsa(65537, 2048) if rsa else generate_ec(SECP256R1())
         alternatives: list[x509.GeneralName] = [
             x509.DNSName("localhost"),
@@ -52,6 +61,8 @@ class Authority:
         ]
         if uri is not None:
             alternatives = [x509.UniformResourceIdentifier(uri)]
+        if host is not None:
+            alternatives = [x509.DNSName(host)]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = (
             self._builder(subject, self._name, lasts)

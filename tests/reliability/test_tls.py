@@ -4,7 +4,9 @@ import asyncio
 import datetime
 import json
 import subprocess
+import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from tests.serving_process import Serving, serving
 VERSIONS_REFUSED = ("-tls1", "-tls1_1", "-tls1_2")
 # The client's library refuses 1.0 and 1.1 by itself at its usual level; then nothing would be shown of the server.
 ANY_VERSION = ("-cipher", "ALL:@SECLEVEL=0")
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
+GREETING_TAKEN = b"\0\0\0\x04\x01\0\0\0\0"
 
 
 @dataclass
@@ -33,33 +37,34 @@ class Secured:
         return grpc.aio.secure_channel(f"127.0.0.1:{self.server.port}", credentials)
 
 
+@asynccontextmanager
+async def tls_server(
+    tmp_path: Path, database_url: str, redis_url: str, *, rsa: bool = False, mutual: bool = False
+) -> AsyncIterator[Secured]:
+    authority = Authority()
+    certificate, key, ca = tmp_path / "server.pem", tmp_path / "server.key", tmp_path / "ca.pem"
+    authority.issue("first", rsa=rsa).write(certificate, key)
+    ca.write_bytes(authority.pem)
+    settings = {"tls_certificate_file": str(certificate), "tls_private_key_file": str(key)}
+    if mutual:
+        settings |= {"tls_client_ca_file": str(ca), "tls_client_roles": "reader=viewer,spiffe://test/trader=admin"}
+    async with serving(tmp_path, database_url, redis_url, settings) as server:
+        yield Secured(server, authority, certificate, key)
+
+
 @pytest.fixture(params=["ecdsa", "rsa"])
 async def secured(
     request: pytest.FixtureRequest, tmp_path: Path, database_url: str, redis_url: str
 ) -> AsyncIterator[Secured]:
     """A server with a certificate of each key type, since each keeps TLS 1.2 out with the other's suites."""
-    authority = Authority()
-    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
-    authority.issue("first", rsa=request.param == "rsa").write(certificate, key)
-    settings = {"tls_certificate_file": str(certificate), "tls_private_key_file": str(key)}
-    async with serving(tmp_path, database_url, redis_url, settings) as server:
-        yield Secured(server, authority, certificate, key)
+    async with tls_server(tmp_path, database_url, redis_url, rsa=request.param == "rsa") as made:
+        yield made
 
 
 @pytest.fixture
 async def mutual(tmp_path: Path, database_url: str, redis_url: str) -> AsyncIterator[Secured]:
-    authority = Authority()
-    certificate, key, ca = tmp_path / "server.pem", tmp_path / "server.key", tmp_path / "ca.pem"
-    authority.issue("server").write(certificate, key)
-    ca.write_bytes(authority.pem)
-    settings = {
-        "tls_certificate_file": str(certificate),
-        "tls_private_key_file": str(key),
-        "tls_client_ca_file": str(ca),
-        "tls_client_roles": "reader=viewer,spiffe://test/trader=admin",
-    }
-    async with serving(tmp_path, database_url, redis_url, settings) as server:
-        yield Secured(server, authority, certificate, key)
+    async with tls_server(tmp_path, database_url, redis_url, mutual=True) as made:
+        yield made
 
 
 async def handshake(port: int, *arguments: str) -> tuple[bool, str]:
@@ -73,6 +78,31 @@ async def handshake(port: int, *arguments: str) -> tuple[bool, str]:
     printed, _ = await process.communicate()
     text = printed.decode(errors="replace")
     return "Cipher is (NONE)" not in text and "Cipher is" in text, text
+
+
+async def speaks(port: int, *arguments: str) -> tuple[bool, str]:
+    """openssl's client: whether the server went on to HTTP/2, and what was printed.
+
+    With TLS 1.3 a server looks at a client's certificate after the client is done with its handshake, so that the
+    handshake alone says nothing of whether it was let in.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *("openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-alpn", "h2", "-tls1_3", *arguments),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(HTTP2_GREETING)  # it stays open: at its end the client would leave
+    printed = b""
+    async with asyncio.timeout(20):
+        while (chunk := await process.stdout.read(4096)) and GREETING_TAKEN not in printed + chunk:
+            printed += chunk
+    if chunk:
+        process.kill()
+    await process.communicate()
+    return bool(chunk), printed.decode(errors="replace")
 
 
 async def ask(channel: grpc.aio.Channel, auth: tuple[tuple[str, str], ...] = ()) -> None:
@@ -142,7 +172,52 @@ async def test_plaintext_is_not_answered_on_a_tls_port(secured: Secured) -> None
         assert await code_of(channel, secured.server.auth) is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_with_mutual_tls_the_certificate_is_the_caller_and_others_do_not_get_in(mutual: Secured) -> None:
+async def test_a_client_refuses_a_server_whose_certificate_is_foreign_of_another_name_or_expired(
+    tmp_path: Path, database_url: str, redis_url: str
+) -> None:
+    async with tls_server(tmp_path, database_url, redis_url) as secured:
+        port, authority = secured.server.port, secured.authority
+        trusted = ("-verify_return_error", "-verify_ip", "127.0.0.1", "-CAfile", str(tmp_path / "ca.pem"))
+
+        async def refused(by_grpc: str = "CERTIFICATE_VERIFY_FAILED") -> str:
+            """What openssl says of why; gRPC's own client has to have the same reason."""
+            spoken, text = await speaks(port, *trusted)
+            assert not spoken, text
+            async with secured.channel() as channel:
+                with pytest.raises(grpc.aio.AioRpcError) as error:
+                    await ask(channel, secured.server.auth)
+            assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert by_grpc in (error.value.details() or "")
+            return text
+
+        assert (await speaks(port, *trusted))[0]
+        Authority().issue("of an authority of the same name").write(secured.certificate, secured.key)
+        assert "verify error" in await refused()
+        authority.issue("elsewhere", host="elsewhere.example").write(secured.certificate, secured.key)
+        assert "IP address mismatch" in await refused("Hostname Verification Check failed")
+        expiry = time.time() + 3
+        authority.issue("short", lasts=datetime.timedelta(seconds=3)).write(secured.certificate, secured.key)
+        shaken, text = await handshake(port, "-tls1_3")
+        assert shaken, "the server takes it while it is good"
+        assert "CN = short" in text
+        await asyncio.sleep(max(0.0, expiry + 1 - time.time()))  # nothing tells of a clock that goes on
+        assert "certificate has expired" in await refused()
+        authority.issue("second").write(secured.certificate, secured.key)
+        async with secured.channel() as channel:
+            await ask(channel, secured.server.auth)
+
+
+def shown_to_openssl(folder: Path, client: Issued | None) -> tuple[str, ...]:
+    if client is None:
+        return ()
+    certificate, key = folder / "client.pem", folder / "client.key"
+    client.write(certificate, key)
+    return ("-cert", str(certificate), "-key", str(key))
+
+
+async def test_with_mutual_tls_the_certificate_is_the_caller_and_others_do_not_get_in(
+    mutual: Secured, tmp_path: Path
+) -> None:
     authority = mutual.authority
     reader = authority.issue("reader")
     async with mutual.channel(reader) as channel:
@@ -168,6 +243,10 @@ async def test_with_mutual_tls_the_certificate_is_the_caller_and_others_do_not_g
     for kind, client in refused_in_the_handshake.items():
         async with mutual.channel(client) as channel:
             assert await code_of(channel, mutual.server.auth) is grpc.StatusCode.UNAVAILABLE, kind
+        spoken, text = await speaks(mutual.server.port, *shown_to_openssl(tmp_path, client))
+        assert not spoken, (kind, text)
+    spoken, text = await speaks(mutual.server.port, *shown_to_openssl(tmp_path, reader))
+    assert spoken, text
     log = mutual.server.log.read_text()
     called = [line for line in map(json.loads, log.splitlines()) if line.get("subject", "").startswith("sub_")]
     assert called, "callers with certificates are told by pseudonym"
