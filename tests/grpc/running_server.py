@@ -25,11 +25,13 @@ from oddstream.v1 import (
 from oddstream_server.app.administration import administration
 from oddstream_server.application.access.denials import Denials
 from oddstream_server.application.calls.mutations import Mutations
+from oddstream_server.application.executions import Executions
 from oddstream_server.application.keys.authentication import Authenticator, TokenVerifier
 from oddstream_server.application.keys.issuing import IssuedKey, new_key
 from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.application.markets import Markets
 from oddstream_server.application.ports import RateLimiter
+from oddstream_server.application.secrets.sealing import Sealer
 from oddstream_server.application.signals import Signals
 from oddstream_server.domain.principal import Role, Scopes
 from oddstream_server.embedded.keys import Keyring
@@ -45,6 +47,7 @@ from oddstream_server.transport.market_service import MarketService
 from oddstream_server.transport.server import GrpcServer, ServerOptions
 from oddstream_server.transport.signal_service import SignalService
 from tests.grpc.memory_backtests import memory_backtest_service
+from tests.grpc.memory_executions import MemoryChanges, MemoryExecutions
 from tests.grpc.memory_ports import (
     MemoryBooks,
     MemoryCatalog,
@@ -109,6 +112,7 @@ class World:
     books: Any = field(default_factory=MemoryBooks)
     signals: Any = field(default_factory=MemorySignals)
     strategies: Any = field(default_factory=MemoryStrategies)
+    executions: Any = field(default_factory=MemoryExecutions)
     limiter: RateLimiter = field(default_factory=MemoryLimiter)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     admin_service: Any = field(default_factory=admin_service_without_database)
@@ -179,6 +183,10 @@ async def running(world: World | None = None) -> AsyncIterator[Running]:
     health = HealthServicer(SERVICES)
     markets = Markets(world.catalog, world.ticks, world.books, world.signals, now_us)
     signals = Signals(world.signals, world.strategies)
+    mutations = world.mutations
+    if mutations is None:
+        changes = MemoryChanges(world.executions, world.catalog.markets_by_id, world.signals)
+        mutations = Mutations(changes, Sealer({1: b"d" * 32}), now_us)
     register = (
         partial(health_pb2_grpc.add_HealthServicer_to_server, health),
         partial(
@@ -186,7 +194,8 @@ async def running(world: World | None = None) -> AsyncIterator[Running]:
             MarketService(markets, world.watch_quotes, now_us, world.mutations),
         ),
         partial(
-            signal_service_pb2_grpc.add_SignalServiceServicer_to_server, SignalService(signals, world.watch_signals)
+            signal_service_pb2_grpc.add_SignalServiceServicer_to_server,
+            SignalService(signals, Executions(world.executions), mutations, world.watch_signals),
         ),
         partial(admin_service_pb2_grpc.add_AdminServiceServicer_to_server, world.admin_service),
         partial(backtest_service_pb2_grpc.add_BacktestServiceServicer_to_server, world.backtest_service),

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 from prometheus_client import CollectorRegistry
 
+from oddstream_server.application.calls.mutations import Mutations
 from oddstream_server.application.ports import Decision
+from oddstream_server.application.secrets.sealing import Sealer
 from oddstream_server.domain.fees import FeeFormula, FeeSchedule
 from oddstream_server.domain.market import (
     CollateralRule,
@@ -52,11 +54,13 @@ from oddstream_server.domain.strategy import StrategyDescription, StrategyOrigin
 from oddstream_server.interceptors.assembly import ChainSettings
 from oddstream_server.shared_state.books import RedisBookCache
 from oddstream_server.shared_state.connection import SharedState
+from oddstream_server.storage.administration.changes import PostgresChanges
 from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.track_record.executions import ExecutionStore
 from tests.grpc.memory_ports import MemoryStrategies
 from tests.grpc.running_server import Running, World, now_us, running
 
@@ -222,6 +226,8 @@ async def stored_world(database_url: str, redis_url: str) -> AsyncIterator[Store
             books=books,
             signals=signal_log,
             strategies=MemoryStrategies([SUM_STRATEGY, STRATEGY]),
+            executions=ExecutionStore(database),
+            mutations=Mutations(PostgresChanges(database), Sealer({1: b"d" * 32}), now_us),
         )
         async with running(world) as server:
             yield StoredWorld(server, catalog, books, [signal(n).signal_id for n in range(3)], database)

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from oddstream.v1 import market_service_pb2, signal_pb2, signal_service_pb2, time_range_pb2
+from oddstream.v1 import execution_pb2, market_service_pb2, signal_pb2, signal_service_pb2, time_range_pb2
 from oddstream_server.domain.errors import Unimplemented
 from oddstream_server.domain.principal import Role
 from oddstream_server.interceptors.assembly import ChainSettings
@@ -50,6 +50,15 @@ def pages(name: str, request: Any) -> list[Case]:
         Case(name, with_fields(page_token="p" + "A" * 600 + "é"), "page_token", "PAGE_TOKEN_INVALID"),
         Case(name, with_fields(page_token="x" * 2000), "page_token"),
     ]
+
+
+def filled(**fields: Any) -> execution_pb2.Fill:
+    """A fill that is good but for some fields."""
+    good = {
+        "venue": 1, "venue_fill_id": "f1", "market_id": MARKET, "action": 1, "price_micros": 1, "size_micros": 1,
+        "venue_time": Timestamp(seconds=1_782_993_600),
+    }  # fmt: skip
+    return execution_pb2.Fill(**{**good, **fields})
 
 
 QUOTES = market.ListQuotesRequest(filter=market.QuoteFilter(market_id=MARKET))
@@ -173,6 +182,50 @@ CASES = [
         "ListStrategies", signals.ListStrategiesRequest(filter=signals.StrategyFilter(kinds=["A B"])), "filter.kinds[0]"
     ),
     Case("GetStrategy", signals.GetStrategyRequest(strategy_id="Nope!"), "strategy_id"),
+    Case("ReportExecutions", signals.ReportExecutionsRequest(), "fills"),
+    *(
+        Case("ReportExecutions", signals.ReportExecutionsRequest(fills=[filled(**wrong)]), f"fills[0].{name}")
+        for name, wrong in (
+            ("venue", {"venue": 0}),
+            ("venue_fill_id", {"venue_fill_id": ""}),
+            ("market_id", {"market_id": "kalshi:"}),
+            ("market_id", {"market_id": "polymarket:0x0"}),
+            ("outcome_index", {"outcome_index": 256}),
+            ("action", {"action": 0}),
+            ("price_micros", {"price_micros": 0}),
+            ("size_micros", {"size_micros": -1}),
+            ("fee_micros", {"fee_micros": 10**12 + 1}),
+            ("liquidity", {"liquidity": 9}),
+            ("venue_time", {"venue_time": None}),
+            ("venue_time", {"venue_time": Timestamp(seconds=4_102_444_799)}),
+            ("signal_id", {"signal_id": "sig_1"}),
+            ("leg_number", {"leg_number": 0}),
+            ("venue_order_id", {"venue_order_id": "\0"}),
+            ("client_order_id", {"client_order_id": "x" * 201}),
+        )
+    ),
+    Case(
+        "ReportExecutions",
+        signals.ReportExecutionsRequest(fills=[filled(), filled(), filled(price_micros=2)]),
+        "fills[2].venue_fill_id",
+    ),
+    Case("ReportExecutions", signals.ReportExecutionsRequest(fills=[filled()], request_id="once"), "request_id"),
+    *pages("ListExecutions", signals.ListExecutionsRequest()),
+    Case(
+        "ListExecutions",
+        signals.ListExecutionsRequest(filter=signals.ExecutionFilter(signal_ids=["1"])),
+        "filter.signal_ids[0]",
+    ),
+    Case(
+        "ListExecutions",
+        signals.ListExecutionsRequest(filter=signals.ExecutionFilter(owners=["a", "\0"])),
+        "filter.owners[1]",
+    ),
+    Case(
+        "ListExecutions",
+        signals.ListExecutionsRequest(filter=signals.ExecutionFilter(venue_time_range=BACKWARDS)),
+        "filter.venue_time_range",
+    ),
     Case("WatchSignals", signals.WatchSignalsRequest(view=9), "view"),
     Case("WatchSignals", signals.WatchSignalsRequest(start=signals.WatchSignalsStart()), "start.point"),
     Case(
@@ -191,7 +244,7 @@ NOT_OURS = ("Traceback", "oddstream_server", "site-packages", "asyncpg", "Error(
 
 REFUSED = {
     "MarketService": set(),
-    "SignalService": {"GetStrategyPerformance", "ReportExecutions", "ListExecutions"},
+    "SignalService": {"GetStrategyPerformance"},
     "BacktestService": set(),
     "AdminService": set(),
 }

@@ -31,6 +31,7 @@ from oddstream_server.application.access.certificate_roles import CertificateRol
 from oddstream_server.application.access.denials import Denials
 from oddstream_server.application.backtests import Backtests
 from oddstream_server.application.calls.mutations import Mutations
+from oddstream_server.application.executions import Executions
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.application.markets import Markets
@@ -60,6 +61,7 @@ from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.track_record.executions import ExecutionStore
 from oddstream_server.strategies.registry import Registry
 from oddstream_server.transport.administration.service import AdminService
 from oddstream_server.transport.backtest_service import BacktestService
@@ -126,7 +128,9 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
     # The class decorator answers every rpc that a class doesn't serve; the checker sees the abstract base alone.
     mutations = Mutations(PostgresChanges(database), sealer, now_us)
     market_service = MarketService(markets, QuoteStreams(feeds.quotes, now_us).watch, now_us, mutations)
-    signal_service = SignalService(signals, SignalStreams(feeds.signals, now_us).watch)  # type: ignore[abstract]  # as said
+    signal_service = SignalService(  # type: ignore[abstract]  # as said
+        signals, Executions(ExecutionStore(database)), mutations, SignalStreams(feeds.signals, now_us).watch
+    )
     run_records = RunRecords(database)
     run_feed = RunFeed(run_records, feeds.registry)
     backtests = Backtests(

@@ -400,7 +400,7 @@ async def active_events(transaction: Transaction) -> Sequence[SignalEvent]:
     return [
         SignalEvent(
             type=SignalEventType(r.made_by),
-            signal=_signal(r.body),
+            signal=signal_of(r.body),
             opening_strength_ppm=r.opening_strength_ppm,
             opening_net_edge_micros=r.opening_net_edge_micros,
             sequence=r.sequence,
@@ -466,7 +466,8 @@ def _conditions(where: SignalListFilter) -> list[ColumnElement[bool]]:
     return found
 
 
-def _signal(body: dict[str, Any]) -> Signal:
+def signal_of(body: dict[str, Any]) -> Signal:
+    """A signal from the document of a row of ``signals``."""
     shell = {
         "type": SignalEventType.CREATED.value,
         "signal": body,
@@ -479,7 +480,7 @@ def _signal(body: dict[str, Any]) -> Signal:
 
 def _stored(row: Any) -> StoredSignal:
     return StoredSignal(
-        signal=_signal(row.body),
+        signal=signal_of(row.body),
         state=SignalState(row.state),
         sequence=row.sequence,
         create_time_us=row.create_time,

@@ -6,7 +6,17 @@ from typing import Any
 import grpc
 
 from oddstream.v1 import signal_pb2, signal_service_pb2, signal_service_pb2_grpc
+from oddstream_server.application.calls.mutations import Mutation, Mutations
+from oddstream_server.application.calls.request import require_principal
+from oddstream_server.application.executions import Executions
 from oddstream_server.application.signals import Signals, StrategyFilter
+from oddstream_server.transport.administration.answers import Answers
+from oddstream_server.transport.converters.executions import (
+    execution_filter,
+    execution_message,
+    fills_of,
+    reported_message,
+)
 from oddstream_server.transport.converters.signals import signal_list_filter, stored_signal_message
 from oddstream_server.transport.converters.strategies import strategy_message
 from oddstream_server.transport.tokens import next_page_token, page_request
@@ -22,8 +32,12 @@ SERVICE = "oddstream.v1.SignalService"
 class SignalService(signal_service_pb2_grpc.SignalServiceServicer):
     """:param watch_signals: serves one stream of signals until it ends, writing to the context."""
 
-    def __init__(self, signals: Signals, watch_signals: WatchSignals) -> None:
+    def __init__(
+        self, signals: Signals, executions: Executions, mutations: Mutations, watch_signals: WatchSignals
+    ) -> None:
+        self._answers = Answers(mutations)
         self._signals = signals
+        self._executions = executions
         self._watch_signals = watch_signals
 
     async def ListSignals(
@@ -63,6 +77,27 @@ class SignalService(signal_service_pb2_grpc.SignalServiceServicer):
     ) -> signal_service_pb2.GetStrategyResponse:
         strategy = await self._signals.get_strategy(request.strategy_id)
         return signal_service_pb2.GetStrategyResponse(strategy=strategy_message(strategy))
+
+    async def ReportExecutions(
+        self, request: signal_service_pb2.ReportExecutionsRequest, context: Context
+    ) -> signal_service_pb2.ReportExecutionsResponse:
+        fills = fills_of(request)
+
+        async def work(mutation: Mutation) -> signal_service_pb2.ReportExecutionsResponse:
+            reported = await self._executions.report(mutation, fills)
+            return signal_service_pb2.ReportExecutionsResponse(results=map(reported_message, reported))
+
+        return await self._answers.once(request, signal_service_pb2.ReportExecutionsResponse, work)
+
+    async def ListExecutions(
+        self, request: signal_service_pb2.ListExecutionsRequest, context: Context
+    ) -> signal_service_pb2.ListExecutionsResponse:
+        where, page = execution_filter(request.filter), page_request(request, int, str)
+        found = await self._executions.list_executions(require_principal(), where, page)
+        return signal_service_pb2.ListExecutionsResponse(
+            executions=map(execution_message, found.items),
+            next_page_token=next_page_token(request, found.next_key),
+        )
 
     async def WatchSignals(  # type: ignore[override]  # it writes to the context, and the stubs know generators alone
         self, request: signal_service_pb2.WatchSignalsRequest, context: Context

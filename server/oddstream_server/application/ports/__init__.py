@@ -33,6 +33,7 @@ from oddstream_server.application.ports.changes import (
     SubjectRecords,
 )
 from oddstream_server.application.ports.clock import Clock, HealthProbe
+from oddstream_server.application.ports.executions import ExecutionFilter, ExecutionRecords, ExecutionStore
 from oddstream_server.application.ports.fitted import FittedObjects, FittingData, SettledHour, TradedHour
 from oddstream_server.application.ports.keys import KeyStore, StoredKey
 from oddstream_server.application.ports.pages import Key, Page
@@ -104,6 +105,9 @@ __all__ = [
     "ErasureFile",
     "ErasureStore",
     "EventFilter",
+    "ExecutionFilter",
+    "ExecutionRecords",
+    "ExecutionStore",
     "Fenced",
     "FirstAnswer",
     "FittedObjects",

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from oddstream_server.application.ports.audit import AuditAppender
 from oddstream_server.application.ports.backtests import RunChanges
+from oddstream_server.application.ports.executions import ExecutionRecords
 from oddstream_server.application.ports.keys import StoredKey
 from oddstream_server.application.ports.pages import Key, Page
 from oddstream_server.application.ports.privacy import RetentionRules
@@ -209,6 +210,9 @@ class Change(Protocol):
 
     @property
     def links(self) -> LinkRecords: ...
+
+    @property
+    def executions(self) -> ExecutionRecords: ...
 
 
 class Changes(Protocol):

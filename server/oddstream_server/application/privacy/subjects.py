@@ -123,6 +123,7 @@ class Subjects:
         key_ids = tuple(key.key_id for key in found.keys)
         await change.subjects.remove(found.subject_id)
         await change.requests.forget_subject(found.subject_id)
+        await change.executions.forget_orders(found.actors)
         await change.subjects.record_erasure(found.subject_id, key_ids, now_us)
         await mutation.audit(f"Subject/{found.subject_id}", None, {"note": note, "key_ids": list(key_ids)})
         # Before the commit: an erasure that is on the list and not in the database is made up for; the other way round
@@ -138,6 +139,7 @@ class Subjects:
             raise _unknown()
         for name in met:
             await change.requests.forget_subject(name)
+            await change.executions.forget_orders([name])
             await change.subjects.record_erasure(name, (), now_us)
             await mutation.audit(f"Subject/{name}", None, {"note": note, "key_ids": []})
             self._erasures.append(Erasure(name, (), now_us))

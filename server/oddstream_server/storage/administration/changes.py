@@ -13,6 +13,7 @@ from oddstream_server.storage.administration.runs import PipelineRunRecords
 from oddstream_server.storage.backtests.changes import RunChanges
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.link_records import LinkRecords
+from oddstream_server.storage.track_record.executions import ExecutionRecords
 
 
 class PostgresChange:
@@ -28,6 +29,7 @@ class PostgresChange:
         self.backtests = RunChanges(transaction)
         self.retention = RetentionRules(transaction)
         self.links = LinkRecords(transaction)
+        self.executions = ExecutionRecords(transaction)
 
 
 class PostgresChanges:

@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from oddstream_server.application.ports import Erasure, Holdings
-from oddstream_server.domain.execution import Execution, Fill, FillLiquidity
-from oddstream_server.domain.market import Venue
-from oddstream_server.domain.signal import Action
 from oddstream_server.storage.administration.anchors import append_line, read_lines
 from oddstream_server.storage.database import Database, Transaction
+from oddstream_server.storage.track_record.executions import EXECUTIONS, execution_of, forget_orders
 from oddstream_server.storage.wake_ups import CHANNEL
 
 
@@ -24,8 +21,8 @@ class SubjectHoldings:
             driver, names = transaction.driver, list(owners)
             count = await driver.fetchval("SELECT count(*) FROM executions WHERE owner = ANY($1::text[])", names)
             executions = await driver.fetch(
-                "SELECT * FROM executions WHERE owner = ANY($1::text[]) "
-                "ORDER BY create_time DESC, execution_id DESC LIMIT $2",
+                f"{EXECUTIONS} WHERE e.owner = ANY($1::text[]) "
+                "ORDER BY e.create_time DESC, e.execution_id DESC LIMIT $2",
                 names,
                 limit,
             )
@@ -35,31 +32,6 @@ class SubjectHoldings:
             return Holdings(tuple(execution_of(row) for row in executions), count, tuple(row[0] for row in runs))
 
         return await self._database.read(work, snapshot=True)
-
-
-def execution_of(row: Any) -> Execution:
-    return Execution(
-        execution_id=row["execution_id"],
-        fill=Fill(
-            venue=Venue(row["venue"]),
-            venue_fill_id=row["venue_fill_id"],
-            market_id=row["market_id"],
-            outcome_index=row["outcome_index"],
-            action=Action(row["action"]),
-            price_micros=row["price_micros"],
-            size_micros=row["size_micros"],
-            fee_micros=row["fee_micros"],
-            liquidity=FillLiquidity(row["liquidity"]),
-            venue_time_us=row["venue_time"],
-            signal_id=row["signal_id"],
-            leg_number=row["leg_number"],
-            venue_order_id=row["venue_order_id"],
-            client_order_id=row["client_order_id"],
-        ),
-        owner=row["owner"],
-        create_time_us=row["create_time"],
-        slippage_micros=row["slippage_micros"],
-    )
 
 
 class ErasureStore:
@@ -87,6 +59,7 @@ class ErasureStore:
                 key_ids,
                 now_us,
             )
+            await forget_orders(driver, [*subject_ids, *key_ids])
             await driver.executemany(
                 "INSERT INTO erasures (subject_id, key_ids, erase_time) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
                 [(erasure.subject_id, list(erasure.key_ids), erasure.time_us) for erasure in erasures],

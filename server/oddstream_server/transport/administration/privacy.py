@@ -1,15 +1,13 @@
 """Retention and what is held about a person, as messages and from them."""
 
-from oddstream.v1 import admin_service_pb2, execution_pb2, retention_policy_pb2
+from oddstream.v1 import admin_service_pb2, retention_policy_pb2
 from oddstream_server.application.privacy.retention import RetentionOutcome, policy_etag
 from oddstream_server.application.privacy.subjects import Identity, SubjectData
-from oddstream_server.domain.execution import Execution, FillLiquidity
 from oddstream_server.domain.retention import RetentionPolicy, RetentionRule, RetentionSubject
 from oddstream_server.transport.administration.api_keys import api_key_message
 from oddstream_server.transport.administration.audit import audit_entry_message
-from oddstream_server.transport.converters.signals import ACTIONS
+from oddstream_server.transport.converters.executions import execution_message
 from oddstream_server.transport.converters.values import (
-    VENUES,
     duration,
     enum_table,
     one,
@@ -19,7 +17,6 @@ from oddstream_server.transport.converters.values import (
 )
 
 SUBJECTS = enum_table(RetentionSubject, retention_policy_pb2.RetentionSubject, "RETENTION_SUBJECT")
-LIQUIDITIES = enum_table(FillLiquidity, execution_pb2.FillLiquidity, "FILL_LIQUIDITY")
 _SECOND_US = 1_000_000
 
 
@@ -75,31 +72,4 @@ def subject_data_message(data: SubjectData) -> admin_service_pb2.ExportSubjectDa
         execution_count=data.holdings.execution_count,
         audit_entry_count=data.audit_entry_count,
         export_time=stamp(data.export_time_us),
-    )
-
-
-def execution_message(execution: Execution) -> execution_pb2.Execution:
-    fill = execution.fill
-    return execution_pb2.Execution(
-        execution_id=execution.execution_id,
-        fill=execution_pb2.Fill(
-            venue=VENUES[fill.venue],
-            venue_fill_id=fill.venue_fill_id,
-            market_id=fill.market_id,
-            outcome_index=fill.outcome_index,
-            action=ACTIONS[fill.action],
-            price_micros=fill.price_micros,
-            size_micros=fill.size_micros,
-            fee_micros=fill.fee_micros,
-            liquidity=LIQUIDITIES[fill.liquidity],
-            venue_time=stamp(fill.venue_time_us),
-            signal_id=fill.signal_id,
-            leg_number=fill.leg_number,
-            venue_order_id=fill.venue_order_id,
-            client_order_id=fill.client_order_id,
-        ),
-        owner=execution.owner,
-        create_time=stamp(execution.create_time_us),
-        realized_profit_micros=execution.realized_profit_micros,
-        slippage_micros=execution.slippage_micros,
     )
