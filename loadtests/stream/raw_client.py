@@ -1,6 +1,8 @@
-"""A client that costs little: HTTP/2 frames over sockets, so that the server is what is measured.
+"""A client that costs little: HTTP/2 frames or WebSocket frames over sockets, so that the server is what is measured.
 
-Run as a process of its own; it prints one JSON object with what it received.
+As a process of its own it connects, says ``ready``, and then obeys a line of JSON at a time:
+``{"warm_up": seconds, "seconds": seconds}`` measures, which is answered by ``measuring`` at its beginning and a line
+of JSON at its end, and ``{"head": sequence}`` asks how many signals up to there are missing. It reads all the time.
 """
 
 import json
@@ -9,15 +11,113 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
 
-from oddstream.v1 import signal_service_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from oddstream.v1 import signal_pb2
+
+SERVICE, METHOD = "oddstream.v1.SignalService", "WatchSignals"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _ACK, _END_STREAM, _END_HEADERS = 1, 1, 4
 _LARGEST_WINDOW = 2**31 - 1
 _UPDATE_AFTER = 32 * 1024 * 1024
+
+
+def _envelope() -> Any:
+    """WatchSignalsResponse with its events left as bytes: reading them all would cost more than sending them."""
+    file = descriptor_pb2.FileDescriptorProto(name="bench_envelope.proto", package="bench", syntax="proto3")
+    message = file.message_type.add(name="Envelope")
+    kind = descriptor_pb2.FieldDescriptorProto
+    message.field.add(name="events", number=1, type=kind.TYPE_BYTES, label=kind.LABEL_REPEATED)
+    message.field.add(name="after_sequence", number=2, type=kind.TYPE_INT64, label=kind.LABEL_OPTIONAL)
+    message.field.add(name="through_sequence", number=3, type=kind.TYPE_INT64, label=kind.LABEL_OPTIONAL)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("bench.Envelope"))
+
+
+Envelope = _envelope()
+
+
+class Passing:
+    """How many signals of a stretch a filter lets pass, where the signals repeat."""
+
+    def __init__(self, pool: Sequence[bool]) -> None:
+        """:param pool: for each number, whether it passes; sequence n has number n modulo their count."""
+        self._until = [0, *accumulate(map(int, pool))]
+        self._count = len(pool)
+
+    def between(self, after: int, through: int) -> int:
+        return self._upto(through) - self._upto(after)
+
+    def _upto(self, sequence: int) -> int:
+        rounds, number = divmod(sequence + 1, self._count)
+        return rounds * self._until[-1] + self._until[number]
+
+
+@dataclass(slots=True)
+class Stream:
+    passing: Passing | None = None
+    received: bytearray = field(default_factory=bytearray)
+    start: int = 0
+    through: int = -1
+    events: int = 0
+    skips: bool = False
+    """True where only messages with a match come, each with the stretch of its one signal."""
+
+    def missing(self, head: int) -> int:
+        """How many signals up to there should have come and didn't."""
+        due = head - self.start if self.passing is None else self.passing.between(self.start, head)
+        return due - self.events
+
+
+class Measure:
+    """Reads every message as far as it takes to know that nothing is lost, and times the last event of each."""
+
+    def __init__(self) -> None:
+        self.measuring = False
+        self.started = 0
+        self.messages = self.events = self.broken = 0
+        """Broken are messages that don't begin where the one before ended, or whose events aren't all of the
+        stretch that pass the filter; counted from the first message on."""
+        self.received_bytes = 0
+        self.latencies_s: list[float] = []
+
+    def begin(self) -> None:
+        self.messages = self.events = self.received_bytes = 0
+        self.latencies_s.clear()
+        self.measuring = True
+
+    def message(self, stream: Stream, body: bytes) -> None:
+        message = Envelope.FromString(body)
+        count, after, through = len(message.events), message.after_sequence, message.through_sequence
+        last = stream.through
+        stream.events += count
+        if last < 0:
+            self.started += 1
+            stream.start = through - count
+        elif stream.passing is None:
+            self.broken += after != last or count != through - after
+        elif stream.skips:
+            self.broken += count != 1 or stream.passing.between(last, through) != 1
+        else:
+            self.broken += after != last or count != stream.passing.between(after, through)
+        stream.through = through
+        if self.measuring:
+            self.messages += 1
+            self.events += count
+            self.received_bytes += len(body)
+            if count:
+                made = signal_pb2.SignalEvent.FromString(message.events[-1]).create_time
+                self.latencies_s.append(time.time() - made.seconds - made.nanos / 1e9)
+
+
+# --- gRPC ------------------------------------------------------------------------------------------------------------
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -40,43 +140,35 @@ def _request_headers(path: bytes, key: bytes) -> bytes:
     return b"".join(headers)
 
 
-@dataclass
-class Stream:
-    received: bytearray = field(default_factory=bytearray)
-    through: int = -1
-    messages: int = 0
-    events: int = 0
-
-
-@dataclass
-class Result:
-    seconds: float = 0.0
-    messages: int = 0
-    events: int = 0
-    broken: int = 0
-    """Messages that don't begin where the one before ended, or whose events aren't all of the stretch."""
-    latencies_s: list[float] = field(default_factory=list)
-
-
 class Connection:
-    """One socket with several streams."""
+    """One HTTP/2 connection with a stream for each request.
+
+    :param requests: each with how to tell what its filter lets pass, or None for everything.
+    """
 
     def __init__(
-        self, port: int, path: bytes, request: bytes, streams: int, measure: "Measure", key: bytes = b""
+        self,
+        port: int,
+        path: str,
+        requests: Sequence[tuple[bytes, Passing | None]],
+        measure: Measure,
+        key: str = "",
+        *,
+        skips: bool = False,
     ) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._measure = measure
         self._buffer = bytearray()
         self._unacknowledged = 0
-        self.streams = {1 + 2 * n: Stream() for n in range(streams)}
+        self.streams = {1 + 2 * n: Stream(passing, skips=skips) for n, (_, passing) in enumerate(requests)}
         settings = struct.pack(">HIHIHI", 2, 0, 4, _LARGEST_WINDOW, 5, 1 << 20)
-        body = b"\x00" + struct.pack(">I", len(request)) + request
         opening = [_PREFACE, _frame(_SETTINGS, 0, 0, settings)]
         opening.append(_frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", _LARGEST_WINDOW - 65_535)))
-        for number in self.streams:
-            opening.append(_frame(_HEADERS, _END_HEADERS, number, _request_headers(path, key)))
-            opening.append(_frame(_DATA, _END_STREAM, number, body))
+        headers = _request_headers(path.encode(), key.encode())
+        for number, (request, _) in zip(self.streams, requests, strict=True):
+            opening.append(_frame(_HEADERS, _END_HEADERS, number, headers))
+            opening.append(_frame(_DATA, _END_STREAM, number, b"\x00" + struct.pack(">I", len(request)) + request))
         self.socket.sendall(b"".join(opening))
 
     def read(self) -> None:
@@ -113,6 +205,9 @@ class Connection:
 
     def _data(self, stream: Stream, payload: bytes) -> None:
         received = stream.received
+        if not received and len(payload) == 5 + int.from_bytes(payload[1:5]):
+            self._measure.message(stream, payload[5:])  # a message in one frame, as most are
+            return
         received += payload
         at = 0
         while len(received) - at >= 5:
@@ -124,68 +219,108 @@ class Connection:
         del received[:at]
 
 
-class Measure:
-    """Reads every message as a bot would, and times the last event of each."""
-
-    def __init__(self) -> None:
-        self.result = Result()
-        self.measuring = False
-        self.started = 0
-
-    def message(self, stream: Stream, body: bytes) -> None:
-        message = signal_service_pb2.WatchSignalsResponse.FromString(body)
-        count = len(message.events)
-        if stream.through < 0:
-            self.started += 1
-        elif message.after_sequence != stream.through or count != message.through_sequence - message.after_sequence:
-            self.result.broken += 1
-        stream.through = message.through_sequence
-        if self.measuring:
-            self.result.messages += 1
-            self.result.events += count
-            if count:
-                made = message.events[-1].create_time
-                self.result.latencies_s.append(time.time() - made.seconds - made.nanos / 1e9)
+# --- WebSocket -------------------------------------------------------------------------------------------------------
 
 
-def main() -> None:
-    port, path, streams, connections, warm_up_s, seconds = sys.argv[1:7]
-    measure = Measure()
-    request = signal_service_pb2.WatchSignalsRequest().SerializeToString()
-    selector = selectors.DefaultSelector()
-    each = int(streams) // int(connections)
-    for _ in range(int(connections)):
-        connection = Connection(int(port), path.encode(), request, each, measure)
-        selector.register(connection.socket, selectors.EVENT_READ, connection)
+class WebSocket:
+    """One WebSocket connection, which is one stream."""
 
-    def read_for(until: float) -> None:
-        while time.monotonic() < until:
-            for key, _ in selector.select(timeout=0.05):
+    def __init__(self, port: int, path: str, passing: Passing | None, measure: Measure) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._stream = Stream(passing, skips=True)
+        self.streams = {0: self._stream}
+        self._measure = measure
+        self._opened = False
+        self.socket.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+
+    def read(self) -> None:
+        chunk = self.socket.recv(1 << 20)
+        if not chunk:
+            raise ConnectionError("the server closed the connection")
+        received = self._stream.received
+        received += chunk
+        at = 0
+        if not self._opened:
+            end = received.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            if b" 101 " not in received[:16]:
+                raise ConnectionError(f"the server refused the socket: {bytes(received[:80])!r}")
+            self._opened = True
+            at = end + 4
+        while len(received) - at >= 2:
+            length, head = received[at + 1], 2
+            if length == 126:
+                length, head = int.from_bytes(received[at + 2 : at + 4]), 4
+            elif length == 127:
+                length, head = int.from_bytes(received[at + 2 : at + 10]), 10
+            if len(received) - at < head + length:
+                break
+            if received[at] != 0x82:
+                raise ConnectionError(f"the server sent frame {received[at]:#x} instead of a whole binary message")
+            self._measure.message(self._stream, bytes(received[at + head : at + head + length]))
+            at += head + length
+        del received[:at]
+
+
+# --- the process -----------------------------------------------------------------------------------------------------
+
+
+class Client:
+    """All connections of one server, read by one loop that also takes orders from stdin."""
+
+    def __init__(self, measure: Measure, connections: Sequence[Connection | WebSocket]) -> None:
+        self.measure = measure
+        self._connections = connections
+        self._selector = selectors.DefaultSelector()
+        for connection in connections:
+            self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+
+    def read(self, until: Callable[[], bool]) -> None:
+        while not until():
+            for key, _ in self._selector.select(timeout=0.05):
+                if key.data is None:
+                    return
                 key.data.read()
 
-    while measure.started < each * int(connections):
-        read_for(time.monotonic() + 0.05)
-    print("ready", flush=True)
-    read_for(time.monotonic() + float(warm_up_s))
-    measure.measuring = True
-    began = time.monotonic()
-    read_for(began + float(seconds))
-    result = measure.result
-    result.seconds = time.monotonic() - began
-    late = sorted(result.latencies_s) or [0.0]
-    print(
-        json.dumps(
-            {
-                "deliveries_per_s": result.events / result.seconds,
-                "messages_per_s": result.messages / result.seconds,
-                "broken": result.broken,
-                "p50_ms": late[len(late) // 2] * 1000,
-                "p99_ms": late[int(len(late) * 0.99)] * 1000,
-            }
-        ),
-        flush=True,
-    )
+    def run(self) -> None:
+        self._selector.register(sys.stdin, selectors.EVENT_READ, None)
+        while True:
+            self.read(lambda: False)
+            line = sys.stdin.readline()
+            if not line:
+                return
+            order = json.loads(line)
+            if "head" in order:
+                streams = [stream for connection in self._connections for stream in connection.streams.values()]
+                answer: dict[str, float] = {"missing": sum(abs(stream.missing(order["head"])) for stream in streams)}
+            else:
+                self._selector.unregister(sys.stdin)
+                answer = self._measured(order["warm_up"], order["seconds"])
+                self._selector.register(sys.stdin, selectors.EVENT_READ, None)
+            print(json.dumps(answer), flush=True)
 
-
-if __name__ == "__main__":
-    main()
+    def _measured(self, warm_up_s: float, seconds: float) -> dict[str, float]:
+        measure = self.measure
+        end = time.monotonic() + warm_up_s
+        self.read(lambda: time.monotonic() >= end)
+        print("measuring", flush=True)
+        measure.begin()
+        began, busy = time.monotonic(), time.process_time()
+        self.read(lambda: time.monotonic() >= began + seconds)
+        took = time.monotonic() - began
+        measure.measuring = False
+        late = sorted(measure.latencies_s) or [float("nan")]
+        return {
+            "deliveries_per_s": measure.events / took,
+            "messages_per_s": measure.messages / took,
+            "megabytes_per_s": measure.received_bytes / took / 1e6,
+            "broken": measure.broken,
+            "p50_ms": late[len(late) // 2] * 1000,
+            "p99_ms": late[int(len(late) * 0.99)] * 1000,
+            "client_busy": (time.process_time() - busy) / took,
+        }

@@ -8,8 +8,7 @@ import selectors
 import sys
 import time
 
-from loadtests.stream.raw_client import Connection, Measure
-from loadtests.stream.servers import METHOD, SERVICE
+from loadtests.stream.raw_client import METHOD, SERVICE, Connection, Measure
 
 
 def storm(port: int, key: str, request: bytes, clients: int) -> float:
@@ -17,9 +16,7 @@ def storm(port: int, key: str, request: bytes, clients: int) -> float:
     measure = Measure()
     selector = selectors.DefaultSelector()
     began = time.monotonic()
-    connections = [
-        Connection(port, f"/{SERVICE}/{METHOD}".encode(), request, 1, measure, key.encode()) for _ in range(clients)
-    ]
+    connections = [Connection(port, f"/{SERVICE}/{METHOD}", [(request, None)], measure, key) for _ in range(clients)]
     try:
         for connection in connections:
             selector.register(connection.socket, selectors.EVENT_READ, connection)
