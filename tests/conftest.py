@@ -23,6 +23,8 @@ from oddstream_server.embedded.layout import DataFolder
 from oddstream_server.embedded.postgres.cluster import PostgresAddress, PostgresCluster
 from oddstream_server.embedded.redis_server import RedisServer
 from oddstream_server.storage.migrate import upgrade
+from tests import log_check
+from tests.log_check import keep_logs
 
 T = TypeVar("T")
 
@@ -38,6 +40,10 @@ _FAST = {
     "max_wal_size": "512MB",
     "autovacuum": "off",
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(log_check, "log_check")
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
@@ -58,6 +64,7 @@ def service_placement() -> Iterator[Placement]:
     try:
         yield run_apart(place(folder, Programs(postgres_programs(), redis_program())))
     finally:
+        keep_logs(root)
         shutil.rmtree(root)
 
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.log_check import keep_logs
+
 START_SECONDS = 60.0
 
 
@@ -172,4 +174,5 @@ def installation(settings: Mapping[str, str] | None = None) -> Iterator[Installa
         yield made
     finally:
         made.end()
+        keep_logs(root)
         shutil.rmtree(root, ignore_errors=True)

@@ -3,6 +3,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import orjson
+import pytest
+
+from oddstream_server.observability.logging import without_secrets
+
 SCRIPT = """
 import logging, sys
 from pathlib import Path
@@ -58,6 +63,34 @@ def test_an_exception_carries_its_traceback_as_data():
 
 def test_the_variables_of_a_frame_are_never_written():
     assert "planted" not in json.dumps(lines(None))
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("postgresql://app:planted@db/oddstream?a=1", "postgresql://[removed]@db/oddstream?a=1"),
+        ("redis://:planted@cache:6379/0", "redis://[removed]@cache:6379/0"),
+        ("connect failed: host=db user=app password=planted dbname=x", "password=[removed] dbname=x"),
+        ("https://login.example/t?token=planted&a=1", "?token=[removed]&a=1"),
+        ("authorization: Bearer planted", "Bearer [removed]"),
+        (f"key ods_live_abcdefghijkl_{'p' * 49}", "key ods_live_abcdefghijkl_[removed]"),
+        ("eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJwbGFudGVkIn0.cGxhbnRlZA got", "[removed] got"),
+        ("-----BEGIN EC PRIVATE KEY-----\nplanted\n-----END EC PRIVATE KEY-----\nafter", "[removed]\nafter"),
+        ("-----BEGIN PRIVATE KEY-----\nplanted without an end", "[removed]"),
+        ("Key (owner_email)=(ada.planted@example.org) exists", "(owner_email)=([address removed]) exists"),
+    ],
+)
+def test_secrets_in_the_text_of_an_exception_or_of_a_library_are_removed(text: str, left: str) -> None:
+    kept = without_secrets(orjson.dumps({"exc_value": text})).decode()
+    assert orjson.dumps(left)[1:-1].decode() in kept
+    assert "planted" not in kept
+    assert "p" * 49 not in kept
+    assert json.loads(kept), "the line stays JSON"
+
+
+def test_what_is_no_secret_stays_as_it_is() -> None:
+    line = b'{"method":"/oddstream.v1.X/Y","url":"https://api.example/markets?limit=3","key":"ods_live_abcdefghijkl"}'
+    assert without_secrets(line) == line
 
 
 def test_the_level_decides_and_a_log_file_is_closed_to_others(tmp_path):

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from oddstream_server.embedded.launch.process import processes_in
+from tests.log_check import keep_logs
 
 _HOLDER = Path(__file__).with_name("services_holder.py")
 
@@ -58,6 +59,7 @@ def made_data_folder() -> Iterator[Path]:
         yield root / "data"
     finally:
         _end_all_below(root)
+        keep_logs(root)
         shutil.rmtree(root)
 
 
@@ -68,6 +70,7 @@ def new_data_folder() -> Iterator[Path]:
     root.chmod(0o711)
     yield root / "data"
     _end_all_below(root)
+    keep_logs(root)
     shutil.rmtree(root)
 
 
@@ -86,6 +89,7 @@ def closed_folder() -> Iterator[Path]:
     assert root.stat().st_mode & 0o077 == 0
     yield root
     _end_all_below(root)
+    keep_logs(root)
     shutil.rmtree(root)
 
 

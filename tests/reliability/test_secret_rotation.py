@@ -24,6 +24,7 @@ from oddstream_server.embedded.launch.placement import Programs, place
 from oddstream_server.embedded.layout import DataFolder
 from oddstream_server.embedded.postgres.cluster import PostgresCluster
 from oddstream_server.storage.migrate import upgrade_async
+from tests.log_check import keep_logs
 from tests.secret_stores import VaultServer, free_port, vault_server
 from tests.serving_process import Serving, serving
 
@@ -82,6 +83,7 @@ async def networked_postgres() -> AsyncIterator[Networked]:
             yield Networked(cluster.tcp_dsn, port)
         finally:
             await cluster.stop(print)
+            keep_logs(Path(root))
 
 
 @dataclass

@@ -27,6 +27,7 @@ from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from tests.installation import free_port
+from tests.log_check import keep_logs
 
 LONG = os.environ.get("ODDSTREAM_DRILL") == "long"
 """The drills' figures in full; otherwise the short form that CI runs."""
@@ -241,4 +242,5 @@ async def stage(database_url: str, redis_url: str, settings: dict[str, str] | No
             process.kill()
             process.wait()
         await database.close()
+        keep_logs(root)
         shutil.rmtree(root, ignore_errors=True)
