@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from oddstream.errors import ContinuityBroken, InvalidArgument, OutOfRange, ResourceExhausted, Unavailable
 from oddstream.v1 import feed_status_pb2, signal_pb2, venue_pb2
 from oddstream.v1.signal_service_pb2 import WatchSignalsRequest, WatchSignalsResponse
-from oddstream.watch import FileCheckpoint, Position, SignalCursor, at_position, from_time
+from oddstream.watching.signals import FileCheckpoint, Position, SignalCursor, at_position, from_time
 
 DATA_SET = "ds_aaaaaaaaaaaaaaaa"
 

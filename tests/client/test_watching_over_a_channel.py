@@ -13,7 +13,17 @@ from google.rpc import error_details_pb2, status_pb2
 import oddstream
 from oddstream import errors
 from oddstream.connection import Connection, InsecureTarget
-from oddstream.v1 import market_service_pb2, market_service_pb2_grpc, signal_pb2, signal_service_pb2_grpc
+from oddstream.v1 import (
+    backtest_pb2,
+    backtest_service_pb2_grpc,
+    market_service_pb2,
+    market_service_pb2_grpc,
+    quote_pb2,
+    signal_pb2,
+    signal_service_pb2_grpc,
+)
+from oddstream.v1.backtest_service_pb2 import WatchBacktestResponse
+from oddstream.v1.market_service_pb2 import QuoteWatchFilter, WatchQuotesResponse
 from oddstream.v1.signal_service_pb2 import WatchSignalsResponse
 
 DATA_SET = "ds_aaaaaaaaaaaaaaaa"
@@ -47,8 +57,12 @@ def stretch(after, through, sequences, *, started):
     return message
 
 
-class Script(signal_service_pb2_grpc.SignalServiceServicer, market_service_pb2_grpc.MarketServiceServicer):
-    """Serves sequences 1 to 9 and breaks: each connection ends as the script says."""
+class Script(
+    signal_service_pb2_grpc.SignalServiceServicer,
+    market_service_pb2_grpc.MarketServiceServicer,
+    backtest_service_pb2_grpc.BacktestServiceServicer,
+):
+    """Serves sequences 1 to 9, quotes and a backtest, and breaks: each connection ends as the script says."""
 
     def __init__(self):
         self.endings = []
@@ -72,6 +86,19 @@ class Script(signal_service_pb2_grpc.SignalServiceServicer, market_service_pb2_g
             ended = threading.Event()
             context.add_callback(ended.set)
             ended.wait(30)
+
+    def WatchQuotes(self, request, context):
+        self.requests.append(request)
+        yield WatchQuotesResponse(quotes=[quote_pb2.Quote(market_id=request.filter.market_ids[0])])
+        if self.endings.pop(0) == "unavailable":
+            context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
+
+    def WatchBacktest(self, request, context):
+        self.requests.append(request)
+        state = self.endings.pop(0)
+        yield WatchBacktestResponse(backtest=backtest_pb2.Backtest(backtest_id=request.backtest_id, state=state))
+        if state == backtest_pb2.BACKTEST_STATE_RUNNING:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
 
     def GetMarket(self, request, context):
         self.metadata.append(dict(context.invocation_metadata()))
@@ -97,6 +124,7 @@ def server():
     running = grpc.server(futures.ThreadPoolExecutor(8))
     signal_service_pb2_grpc.add_SignalServiceServicer_to_server(script, running)
     market_service_pb2_grpc.add_MarketServiceServicer_to_server(script, running)
+    backtest_service_pb2_grpc.add_BacktestServiceServicer_to_server(script, running)
     port = running.add_insecure_port("127.0.0.1:0")
     running.start()
     yield script, f"127.0.0.1:{port}"
@@ -104,22 +132,25 @@ def server():
 
 
 @pytest.fixture(params=["blocking", "asynchronous"])
-def take(request, server):
-    """Read n events through one of the clients."""
+def watched(request, server):
+    """Read n items, or all, of a watch through one of the clients."""
     _, target = server
 
-    def blocking(n, **options):
+    def blocking(method, n, *arguments, **options):
         with oddstream.Client(target, api_key="ods_test_planted") as client:
-            watch = client.watch_signals(**options)
-            taken = [e.sequence for e in itertools.islice(watch, n)]
+            watch = getattr(client, method)(*arguments, **options)
+            taken = list(itertools.islice(watch, n))
             watch.close()
             return taken
 
-    def asynchronous(n, **options):
+    def asynchronous(method, n, *arguments, **options):
         async def run():
             async with oddstream.AsyncClient(target, api_key="ods_test_planted") as client:
-                watch = client.watch_signals(**options)
-                taken = [(await anext(watch)).sequence for _ in range(n)]
+                watch, taken = getattr(client, method)(*arguments, **options), []
+                async for item in watch:
+                    taken.append(item)
+                    if len(taken) == n:
+                        break
                 await watch.aclose()
                 return taken
 
@@ -128,11 +159,36 @@ def take(request, server):
     return {"blocking": blocking, "asynchronous": asynchronous}[request.param]
 
 
+@pytest.fixture
+def take(watched):
+    return lambda n, **options: [event.sequence for event in watched("watch_signals", n, **options)]
+
+
 def test_a_watch_goes_on_over_breaks_silence_and_a_plain_end_without_a_gap_or_a_duplicate(server, take):
     script, _ = server
     script.endings = ["unavailable", "silent", "end", "end"]
     assert take(12) == list(range(1, 13))
     assert [r.start.position.sequence for r in script.requests] == [0, 3, 6, 9]
+
+
+def test_quotes_begin_anew_after_a_break_and_a_plain_end(server, watched):
+    script, _ = server
+    script.endings = ["unavailable", "end", "end"]
+    breaks = []
+    quotes = watched(
+        "watch_quotes", 3, QuoteWatchFilter(market_ids=["kalshi:A"]), on_break=lambda error, _: breaks.append(error)
+    )
+    assert [quote.market_id for quote in quotes] == ["kalshi:A"] * 3
+    assert [None if error is None else error.code for error in breaks] == [grpc.StatusCode.UNAVAILABLE, None]
+    assert [list(r.filter.market_ids) for r in script.requests] == [["kalshi:A"]] * 3
+
+
+def test_a_backtest_is_followed_over_a_break_until_it_has_ended(server, watched):
+    script, _ = server
+    running, done = backtest_pb2.BACKTEST_STATE_RUNNING, backtest_pb2.BACKTEST_STATE_SUCCEEDED
+    script.endings = [running, done]
+    assert [run.state for run in watched("watch_backtest", None, "bt_a")] == [running, done]
+    assert [r.backtest_id for r in script.requests] == ["bt_a", "bt_a"]
 
 
 def test_every_call_carries_the_key_and_a_correlation_id(server, take):

@@ -8,7 +8,7 @@
 
 :class:`Client` and :class:`AsyncClient` offer the same: the stubs of ``oddstream.v1`` as ``markets``, ``signals``,
 ``backtests`` and ``admin``, whose failures are the exceptions of :mod:`oddstream.errors`; ``pages``; and
-``watch_signals``.
+``watch_signals``, ``watch_quotes``, ``watch_backtest`` and ``watch_sweep``, which open a stream again that breaks.
 
 Names are imported when they are first asked for, so that who wants the stubs alone pays for nothing else.
 """
@@ -37,7 +37,15 @@ if TYPE_CHECKING:
         Unavailable,
         Unimplemented,
     )
-    from oddstream.watch import FileCheckpoint, Position, active_signals, at_position, from_now, from_time, from_token
+    from oddstream.watching.signals import (
+        FileCheckpoint,
+        Position,
+        active_signals,
+        at_position,
+        from_now,
+        from_time,
+        from_token,
+    )
 
 __all__ = [
     "Aborted",
@@ -73,7 +81,8 @@ _HOMES = {
     "Client": "client",
     "InsecureTarget": "connection",
     **dict.fromkeys(
-        ("FileCheckpoint", "Position", "active_signals", "at_position", "from_now", "from_time", "from_token"), "watch"
+        ("FileCheckpoint", "Position", "active_signals", "at_position", "from_now", "from_time", "from_token"),
+        "watching.signals",
     ),
 }
 

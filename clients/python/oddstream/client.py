@@ -2,28 +2,33 @@
 
 import asyncio
 import contextlib
-import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar
 
 import grpc
-from grpc import aio
 
 from oddstream.connection import Connection
-from oddstream.errors import OddstreamError, Unavailable, from_rpc_error
 from oddstream.v1 import (
     admin_service_pb2_grpc,
+    backtest_pb2,
     backtest_service_pb2_grpc,
+    market_service_pb2,
     market_service_pb2_grpc,
+    quote_pb2,
     signal_pb2,
     signal_service_pb2,
     signal_service_pb2_grpc,
+    sweep_pb2,
 )
-from oddstream.watch import Checkpoint, SignalCursor
+from oddstream.watching.cursor import OnBreak
+from oddstream.watching.quotes import OnReset, QuoteCursor
+from oddstream.watching.runs import BacktestCursor, SweepCursor, backtest_cursor, sweep_cursor
+from oddstream.watching.signals import Checkpoint, SignalCursor
+from oddstream.watching.watches import AsyncWatch, Watch
 
 SignalFilter = signal_pb2.SignalFilter
+QuoteWatchFilter = market_service_pb2.QuoteWatchFilter
 WatchSignalsRequest = signal_service_pb2.WatchSignalsRequest
 WatchSignalsStart = signal_service_pb2.WatchSignalsStart
 SignalEvent = signal_pb2.SignalEvent
@@ -51,121 +56,6 @@ def _watch_request(
     return WatchSignalsRequest(
         filter=filter, start=start, include_simulated=include_simulated, view=view, skip_expired=skip_expired
     )
-
-
-class SignalWatch:
-    """A blocking iterator of signal events that goes on over disconnects; ``cursor`` shows where it stands."""
-
-    def __init__(self, stub: signal_service_pb2_grpc.SignalServiceStub, cursor: SignalCursor) -> None:
-        self._stub = stub
-        self.cursor = cursor
-        self._closed = threading.Event()
-        self._call: Any = None  # the stub package has no public name for a call that is also an iterator
-        self._events = self._run()
-
-    def __iter__(self) -> Iterator[SignalEvent]:
-        return self
-
-    def __next__(self) -> SignalEvent:
-        return next(self._events)
-
-    def close(self) -> None:
-        """End the watch from any thread; the iteration stops."""
-        self._closed.set()
-        if self._call is not None:
-            self._call.cancel()
-
-    def _run(self) -> Iterator[SignalEvent]:
-        while not self._closed.is_set():
-            error = None
-            call = self._stub.WatchSignals(self.cursor.next_request())
-            self._call = call
-            if self._closed.is_set():  # close() came between, and had nothing to cancel
-                call.cancel()
-                return
-            silence = _Silence(lambda: self.cursor.silence_seconds, call.cancel)
-            try:
-                with silence:
-                    for message in call:
-                        silence.heard()
-                        yield from self.cursor.receive(message)
-                        silence.heard()  # the time that the reader took with the events is not the server's
-            except grpc.RpcError as failure:
-                if self._closed.is_set():
-                    return
-                error = from_rpc_error(failure)
-            finally:
-                call.cancel()
-            self._closed.wait(self.cursor.pause_after(error))
-
-
-class _Silence:
-    """Cancels a call from a thread of its own when nothing was heard for too long."""
-
-    def __init__(self, limit: Callable[[], float], give_up: Callable[[], Any]) -> None:
-        self._limit = limit
-        self._give_up = give_up
-        self._heard = time.monotonic()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="oddstream silence", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def heard(self) -> None:
-        self._heard = time.monotonic()
-
-    def _watch(self) -> None:
-        while not self._done.wait(max(0.05, self._heard + self._limit() - time.monotonic())):
-            if time.monotonic() - self._heard >= self._limit():
-                self._give_up()
-                return
-
-
-class AsyncSignalWatch:
-    """An asynchronous iterator of signal events that goes on over disconnects; ``cursor`` shows where it stands."""
-
-    def __init__(self, stub: "signal_service_pb2_grpc.SignalServiceAsyncStub", cursor: SignalCursor) -> None:
-        self._stub = stub
-        self.cursor = cursor
-        self._events = self._run()
-
-    def __aiter__(self) -> AsyncIterator[SignalEvent]:
-        return self
-
-    async def __anext__(self) -> SignalEvent:
-        return await anext(self._events)
-
-    async def aclose(self) -> None:
-        """End the watch and its call."""
-        await self._events.aclose()
-
-    async def _run(self) -> Any:  # an async generator; its precise type can't be written before 3.13's defaults
-        while True:
-            error = None
-            call = self._stub.WatchSignals(self.cursor.next_request())
-            try:
-                while True:
-                    async with asyncio.timeout(self.cursor.silence_seconds):
-                        message = await call.read()
-                    if message is aio.EOF:
-                        break
-                    for event in self.cursor.receive(cast(signal_service_pb2.WatchSignalsResponse, message)):
-                        yield event
-            except aio.AioRpcError as failure:
-                error = from_rpc_error(failure)
-            except TimeoutError:
-                error = Unavailable("the stream went silent", code=grpc.StatusCode.UNAVAILABLE)
-            finally:
-                call.cancel()
-            await asyncio.sleep(self.cursor.pause_after(error))
 
 
 class Client:
@@ -212,8 +102,8 @@ class Client:
         view: signal_pb2.SignalView.ValueType = signal_pb2.SIGNAL_VIEW_BASIC,
         skip_expired: bool = False,
         on_message: Callable[[signal_service_pb2.WatchSignalsResponse], None] | None = None,
-        on_break: Callable[[OddstreamError | None, float], None] | None = None,
-    ) -> SignalWatch:
+        on_break: OnBreak | None = None,
+    ) -> Watch[SignalEvent, SignalCursor]:
         """Follow the signal log; resumes by itself and never leaves a hole.
 
         :param start: see :func:`oddstream.from_now` and its kin; a checkpoint that holds a position wins.
@@ -224,7 +114,43 @@ class Client:
         """
         request = _watch_request(filter, start, include_simulated, view, skip_expired)
         cursor = SignalCursor(request, checkpoint=checkpoint, on_message=on_message, on_break=on_break)
-        return SignalWatch(self.signals, cursor)
+        return Watch(self.signals.WatchSignals, cursor)
+
+    def watch_quotes(
+        self,
+        filter: QuoteWatchFilter | None = None,  # noqa: A002 - the contract's own word
+        *,
+        include_simulated: bool = False,
+        on_reset: OnReset | None = None,
+        on_message: Callable[[market_service_pb2.WatchQuotesResponse], None] | None = None,
+        on_break: OnBreak | None = None,
+    ) -> Watch[quote_pb2.Quote, QuoteCursor]:
+        """Follow the latest quote of each market; opens the stream again by itself.
+
+        The stream is conflated: where quotes come faster than they are read, only the latest of a market comes. After
+        a break it begins anew with each market's quote as it is, and until then ``cursor.latest`` is empty.
+
+        :param on_reset: sees each gap at a venue: what was known of its markets is void until their next quotes.
+        :param on_message: sees each message before its quotes.
+        :param on_break: sees each break, see :meth:`watch_signals`.
+        :raises OddstreamError: what can't get better by itself.
+        """
+        request = market_service_pb2.WatchQuotesRequest(filter=filter, include_simulated=include_simulated)
+        cursor = QuoteCursor(request, on_reset=on_reset, on_message=on_message, on_break=on_break)
+        return Watch(self.markets.WatchQuotes, cursor)
+
+    def watch_backtest(
+        self, backtest_id: str, *, on_break: OnBreak | None = None
+    ) -> Watch[backtest_pb2.Backtest, BacktestCursor]:
+        """Follow a backtest until it has ended: each change, at last the whole; over lost connections too.
+
+        :raises OddstreamError: what can't get better by itself, e.g. there is no such backtest.
+        """
+        return Watch(self.backtests.WatchBacktest, backtest_cursor(backtest_id, on_break))
+
+    def watch_sweep(self, sweep_id: str, *, on_break: OnBreak | None = None) -> Watch[sweep_pb2.Sweep, SweepCursor]:
+        """Follow a sweep until it has ended; see :meth:`watch_backtest`."""
+        return Watch(self.backtests.WatchSweep, sweep_cursor(sweep_id, on_break))
 
     def close(self) -> None:
         self.channel.close()
@@ -278,12 +204,38 @@ class AsyncClient:
         view: signal_pb2.SignalView.ValueType = signal_pb2.SIGNAL_VIEW_BASIC,
         skip_expired: bool = False,
         on_message: Callable[[signal_service_pb2.WatchSignalsResponse], None] | None = None,
-        on_break: Callable[[OddstreamError | None, float], None] | None = None,
-    ) -> AsyncSignalWatch:
+        on_break: OnBreak | None = None,
+    ) -> AsyncWatch[SignalEvent, SignalCursor]:
         """Follow the signal log; see :meth:`Client.watch_signals`."""
         request = _watch_request(filter, start, include_simulated, view, skip_expired)
         cursor = SignalCursor(request, checkpoint=checkpoint, on_message=on_message, on_break=on_break)
-        return AsyncSignalWatch(self.signals, cursor)
+        return AsyncWatch(self.signals.WatchSignals, cursor)
+
+    def watch_quotes(
+        self,
+        filter: QuoteWatchFilter | None = None,  # noqa: A002 - the contract's own word
+        *,
+        include_simulated: bool = False,
+        on_reset: OnReset | None = None,
+        on_message: Callable[[market_service_pb2.WatchQuotesResponse], None] | None = None,
+        on_break: OnBreak | None = None,
+    ) -> AsyncWatch[quote_pb2.Quote, QuoteCursor]:
+        """Follow the latest quote of each market; see :meth:`Client.watch_quotes`."""
+        request = market_service_pb2.WatchQuotesRequest(filter=filter, include_simulated=include_simulated)
+        cursor = QuoteCursor(request, on_reset=on_reset, on_message=on_message, on_break=on_break)
+        return AsyncWatch(self.markets.WatchQuotes, cursor)
+
+    def watch_backtest(
+        self, backtest_id: str, *, on_break: OnBreak | None = None
+    ) -> AsyncWatch[backtest_pb2.Backtest, BacktestCursor]:
+        """Follow a backtest until it has ended; see :meth:`Client.watch_backtest`."""
+        return AsyncWatch(self.backtests.WatchBacktest, backtest_cursor(backtest_id, on_break))
+
+    def watch_sweep(
+        self, sweep_id: str, *, on_break: OnBreak | None = None
+    ) -> AsyncWatch[sweep_pb2.Sweep, SweepCursor]:
+        """Follow a sweep until it has ended; see :meth:`watch_backtest`."""
+        return AsyncWatch(self.backtests.WatchSweep, sweep_cursor(sweep_id, on_break))
 
     async def close(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):

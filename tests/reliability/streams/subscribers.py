@@ -12,7 +12,7 @@ import asyncpg
 
 import oddstream
 from oddstream.v1 import signal_service_pb2
-from oddstream.watch import SignalCursor
+from oddstream.watching.signals import SignalCursor
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import typer
 
 from oddstream.cli import json_lines
 from oddstream.cli.commands.choices import VenueChoice
-from oddstream.cli.commands.running import config, followed, request_id
+from oddstream.cli.commands.running import config, followed, request_id, say_break
 from oddstream.cli.session import FAILED, Session, say, usage_error, with_session
 from oddstream.cli.tear_sheet import page, png
 from oddstream.cli.views.backtests import backtest_page, backtests_table, comparison_table
@@ -83,10 +83,8 @@ def run_backtest(
             _answer(session, made)
             return
         say(f"{made.backtest_id} is queued; `oddstream backtests show {made.backtest_id}` finds it again.")
-        watched = pb.WatchBacktestRequest(backtest_id=made.backtest_id)
-        done = followed(
-            lambda: client.backtests.WatchBacktest(watched), "backtest", session.console(), quiet=session.as_json
-        )
+        watch = client.watch_backtest(made.backtest_id, on_break=say_break)
+        done = followed(watch, session.console(), quiet=session.as_json)
         _write_files(client, done, html, picture, trades)
     _answer(session, done)
     if not done.HasField("result"):

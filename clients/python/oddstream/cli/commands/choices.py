@@ -9,9 +9,9 @@ from typing import Any
 
 import typer
 
-from oddstream import watch
 from oddstream.client import Client
 from oddstream.v1 import market_pb2, signal_pb2, signal_service_pb2, venue_pb2
+from oddstream.watching.signals import Position, active_signals, at_position, from_now, from_time, from_token
 
 
 class VenueChoice(StrEnum):
@@ -78,21 +78,21 @@ def start_point(text: str, client: Client, now: datetime) -> signal_service_pb2.
     :raises OddstreamError: that question failed.
     """
     if text == "active":
-        return watch.active_signals()
+        return active_signals()
     if text == "now":
-        return watch.from_now()
+        return from_now()
     if found := _AGO.fullmatch(text):
         try:
-            return watch.from_time(now - timedelta(**{_UNITS[found[2]]: int(found[1])}))
+            return from_time(now - timedelta(**{_UNITS[found[2]]: int(found[1])}))
         except OverflowError:
             raise typer.BadParameter(f"{text!r} lies before all time: write such as 15m or 2d") from None
     if text.isascii() and text.isdigit():
         head = client.signals.ListSignals(signal_service_pb2.ListSignalsRequest(page_size=1))
-        return watch.at_position(watch.Position(head.data_set_id, int(text)))
+        return at_position(Position(head.data_set_id, int(text)))
     if found := _POSITION.fullmatch(text):
-        return watch.at_position(watch.Position(found[1], int(found[2])))
+        return at_position(Position(found[1], int(found[2])))
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
-        return watch.from_token(text)
-    return watch.from_time((instant if instant.tzinfo else instant.astimezone()).astimezone(UTC))
+        return from_token(text)
+    return from_time((instant if instant.tzinfo else instant.astimezone()).astimezone(UTC))

@@ -1,13 +1,10 @@
 """What ``oddstream backtests run`` and ``oddstream sweeps run`` share: their options, and the live progress."""
 
 import re
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-import grpc
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,11 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from oddstream.cli.commands.choices import VenueChoice, micros, venues
 from oddstream.cli.session import say
 from oddstream.client import Client
-from oddstream.errors import OddstreamError, from_rpc_error
+from oddstream.errors import OddstreamError
 from oddstream.v1 import backtest_pb2, signal_service_pb2, strategy_pb2
+from oddstream.watching.runs import Run
 
-UNFINISHED = (1, 2)
-"""QUEUED and RUNNING, of backtests and sweeps."""
 _BACK = re.compile(r"(\d+)([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -126,11 +122,12 @@ def request_id() -> str:
     return str(uuid.uuid4())
 
 
-def followed(watch: Callable[[], Iterator[Any]], field: str, console: Console, *, quiet: bool) -> Any:
-    """Follow a run with a live bar until it has ended; answers it whole. Watching goes on over lost connections.
+def say_break(error: OddstreamError | None, pause_s: float) -> None:
+    say("The server went away; watching goes on when it is back.")
 
-    :param field: of the stream's message, ``backtest`` or ``sweep``.
-    """
+
+def followed(watch: Iterable[Run], console: Console, *, quiet: bool) -> Run:
+    """Follow a run with a live bar until it has ended; answers it whole."""
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),
@@ -139,31 +136,15 @@ def followed(watch: Callable[[], Iterator[Any]], field: str, console: Console, *
     )
     with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task("queued", total=None, text="")
-        failures = 0
-        while True:
-            try:
-                for message in watch():
-                    if not message.HasField(field):
-                        continue
-                    failures = 0
-                    run = getattr(message, field)
-                    if run.state not in UNFINISHED:
-                        return run
-                    total = run.progress.total_row_count if run.progress.HasField("total_row_count") else None
-                    bar.update(
-                        task,
-                        description=run.progress.stage or "queued",
-                        total=total,
-                        completed=run.progress.done_row_count,
-                        text=_progress_text(run.progress),
-                    )
-            except (OddstreamError, grpc.RpcError) as failure:
-                error = failure if isinstance(failure, OddstreamError) else from_rpc_error(failure)
-                failures += 1
-                if error.code is not grpc.StatusCode.UNAVAILABLE or failures > 20:
-                    raise error from None
-                say("The server went away; watching goes on when it is back.")
-                time.sleep(error.retry_delay or 1.0)
+        for run in watch:
+            bar.update(
+                task,
+                description=run.progress.stage or "queued",
+                total=run.progress.total_row_count if run.progress.HasField("total_row_count") else None,
+                completed=run.progress.done_row_count,
+                text=_progress_text(run.progress),
+            )
+    return run
 
 
 def _progress_text(progress: backtest_pb2.BacktestProgress) -> str:

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import grpc
 import typer
 
-from oddstream import watch
 from oddstream.cli import json_lines
 from oddstream.cli.failures import failure_of
 from oddstream.cli.session import FAILED, Session, say, with_session
@@ -19,6 +18,7 @@ from oddstream.cli.views.status import SystemView, status_json, status_page
 from oddstream.cli.views.system import system_page
 from oddstream.errors import OddstreamError, from_rpc_error
 from oddstream.v1 import admin_service_pb2, signal_service_pb2, system_status_pb2
+from oddstream.watching.signals import from_now
 
 _LARGEST_ANSWER_BYTES = 4 * 1024 * 1024
 
@@ -89,7 +89,7 @@ def operations_state(address: str, timeout_seconds: float) -> tuple[Mapping[str,
 
 def first_message(session: Session) -> tuple[signal_service_pb2.WatchSignalsResponse | None, str]:
     """The first message of a stream of signals, with each venue's feed; or why there is none in words."""
-    request = signal_service_pb2.WatchSignalsRequest(start=watch.from_now(), include_simulated=True)
+    request = signal_service_pb2.WatchSignalsRequest(start=from_now(), include_simulated=True)
     with session.client() as client:
         call = client.signals.WatchSignals(request, timeout=session.timeout or 15.0)
         try:

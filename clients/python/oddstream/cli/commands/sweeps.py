@@ -19,7 +19,7 @@ from oddstream.cli.commands.backtests import (
     Stake,
     Venues,
 )
-from oddstream.cli.commands.running import config, followed, parameter, request_id
+from oddstream.cli.commands.running import config, followed, parameter, request_id, say_break
 from oddstream.cli.session import FAILED, Session, say, with_session
 from oddstream.cli.views.backtests import sweep_page
 from oddstream.v1 import backtest_service_pb2, sweep_pb2
@@ -77,8 +77,8 @@ def run_sweep(
         request = pb.CreateSweepRequest(config=made, display_name=name, request_id=request_id())
         sweep = client.backtests.CreateSweep(request).sweep
         say(f"{sweep.sweep_id} is queued with {sweep.set_count} sets.")
-        watched = pb.WatchSweepRequest(sweep_id=sweep.sweep_id)
-        done = followed(lambda: client.backtests.WatchSweep(watched), "sweep", session.console(), quiet=session.as_json)
+        watch = client.watch_sweep(sweep.sweep_id, on_break=say_break)
+        done = followed(watch, session.console(), quiet=session.as_json)
     if session.as_json:
         print(json_lines.line(json_lines.plain(done)), flush=True)
     elif done.HasField("result"):

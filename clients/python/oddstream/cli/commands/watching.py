@@ -13,18 +13,21 @@ from datetime import UTC, datetime
 import typer
 from rich.live import Live
 
-from oddstream import watch
 from oddstream.cli import json_lines, words
 from oddstream.cli.commands.choices import start_point
 from oddstream.cli.failures import break_words
 from oddstream.cli.session import Session, leave_the_pipe, say, usage_error
 from oddstream.cli.views.board import Board
 from oddstream.cli.views.feeds import feed_words
-from oddstream.client import Client, SignalWatch
+from oddstream.client import Client
 from oddstream.errors import OddstreamError
 from oddstream.v1 import feed_status_pb2, market_pb2, market_service_pb2, signal_pb2, signal_service_pb2
+from oddstream.watching.signals import FileCheckpoint, SignalCursor
+from oddstream.watching.watches import Watch
 
 REFRESH_SECONDS = 0.25
+
+SignalWatch = Watch[signal_pb2.SignalEvent, SignalCursor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class WatchOptions:
 
 
 def _open(client: Client, options: WatchOptions, observer: "_Notices | _Screen") -> SignalWatch:
-    checkpoint = watch.FileCheckpoint(options.checkpoint) if options.checkpoint else None
+    checkpoint = FileCheckpoint(options.checkpoint) if options.checkpoint else None
     try:
         held = checkpoint is not None and checkpoint.load() is not None
     except ValueError:

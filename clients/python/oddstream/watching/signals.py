@@ -5,35 +5,15 @@
 
 import json
 import os
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-import grpc
-
-from oddstream.errors import ContinuityBroken, OddstreamError, OutOfRange
+from oddstream.errors import ContinuityBroken
 from oddstream.v1 import feed_status_pb2, signal_pb2, signal_service_pb2
-
-FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 5.0
-SILENCE_FACTOR = 2.0
-"""A stream that is silent for this many times the announced span is given up and opened again."""
-DEFAULT_SILENCE_SECONDS = 30.0
-
-_FINAL = frozenset(
-    {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.OUT_OF_RANGE,
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.UNIMPLEMENTED,
-    }
-)
+from oddstream.watching.cursor import Cursor, OnBreak
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +102,15 @@ def at_position(position: Position) -> signal_service_pb2.WatchSignalsStart:
     )
 
 
-class SignalCursor:
-    """The state of one watch over all its connections.
+class SignalCursor(
+    Cursor[signal_service_pb2.WatchSignalsRequest, signal_service_pb2.WatchSignalsResponse, signal_pb2.SignalEvent]
+):
+    """A watch of the signal log. The position moves past an event when the reader asks for the next one.
 
     :ivar position: everything up to here was handed out *and* asked beyond: what a checkpoint may keep.
     :ivar resume_token: of the last complete message.
     :ivar head_sequence: the log's head as the server last told it.
     :ivar feed_statuses: the latest state of each venue's feed.
-    :ivar reconnects: how many times the stream was opened again.
-    :ivar broken: True from a break until the next message.
-    :ivar last_error: what the last break was for, None where the server ended the stream with OK.
     """
 
     def __init__(
@@ -140,13 +119,12 @@ class SignalCursor:
         *,
         checkpoint: Checkpoint | None = None,
         on_message: Callable[[signal_service_pb2.WatchSignalsResponse], None] | None = None,
-        on_break: Callable[[OddstreamError | None, float], None] | None = None,
+        on_break: OnBreak | None = None,
     ) -> None:
-        self._on_break = on_break
+        super().__init__(on_message=on_message, on_break=on_break)
         self._request = signal_service_pb2.WatchSignalsRequest()
         self._request.CopyFrom(request)
         self._checkpoint = checkpoint
-        self._on_message = on_message
         stored = checkpoint.load() if checkpoint else None
         if stored is not None:
             self._request.start.CopyFrom(at_position(stored))
@@ -154,42 +132,26 @@ class SignalCursor:
         self.resume_token = ""
         self.head_sequence = 0
         self.feed_statuses: dict[int, feed_status_pb2.FeedStatus] = {}
-        self.reconnects = 0
-        self.broken = False
-        self.last_error: OddstreamError | None = None
-        self.silence_seconds = DEFAULT_SILENCE_SECONDS
         self._through: int | None = stored.sequence if stored else None
         self._data_set_id = stored.data_set_id if stored else ""
         self._snapshot_seen: set[str] = set()
         self._snapshot_open = False
-        self._failures = 0
-        self._retry_delay: float | None = None
-        self._opened = False
 
     @property
     def lag(self) -> int:
         """Entries of the log that are committed and not yet covered."""
         return 0 if self._through is None else max(0, self.head_sequence - self._through)
 
-    def next_request(self) -> signal_service_pb2.WatchSignalsRequest:
-        """The request that opens the stream, or opens it again strictly after what was received."""
+    def _next_request(self) -> signal_service_pb2.WatchSignalsRequest:
+        """The caller's, or from the second time on the same strictly after what was received."""
         request = signal_service_pb2.WatchSignalsRequest()
         request.CopyFrom(self._request)
         if self._through is not None and self._data_set_id and not self._snapshot_open:
             request.start.CopyFrom(at_position(Position(self._data_set_id, self._through)))
-        if self._opened:
-            self.reconnects += 1
-        self._opened = True
-        self._retry_delay = None
         return request
 
-    def receive(self, message: signal_service_pb2.WatchSignalsResponse) -> Iterator[signal_pb2.SignalEvent]:
-        """The events of a message, one at a time; the position moves past one when the next is asked for.
-
-        :raises ContinuityBroken: the message doesn't begin where the last one ended.
-        """
-        self._failures = 0
-        self.broken = False
+    def _take_state(self, message: signal_service_pb2.WatchSignalsResponse) -> None:
+        """:raises ContinuityBroken: the message doesn't begin where the last one ended."""
         if message.HasField("started"):
             self._data_set_id = message.started.data_set_id
             if self._through is None or self._snapshot_open:
@@ -203,12 +165,8 @@ class SignalCursor:
         self.head_sequence = max(self.head_sequence, message.head_sequence)
         for status in message.feed_statuses:
             self.feed_statuses[status.venue] = status
-        if message.HasField("heartbeat"):
-            self.silence_seconds = SILENCE_FACTOR * message.heartbeat.next_within.ToTimedelta().total_seconds() + 1.0
-        if message.HasField("closing"):
-            self._retry_delay = message.closing.retry_delay.ToTimedelta().total_seconds()
-        if self._on_message:
-            self._on_message(message)
+
+    def _take_items(self, message: signal_service_pb2.WatchSignalsResponse) -> Iterator[signal_pb2.SignalEvent]:
         if message.HasField("snapshot"):
             yield from self._receive_snapshot(message)
             return
@@ -246,21 +204,3 @@ class SignalCursor:
         self.position = Position(self._data_set_id, sequence)
         if self._checkpoint and save:
             self._checkpoint.save(self.position)
-
-    def pause_after(self, error: OddstreamError | None) -> float:
-        """Seconds to wait before opening the stream again; jittered, so that a crowd doesn't come back at once.
-
-        :param error: what ended the stream; None where the server ended it with OK or the reader gave up on silence.
-        :raises OddstreamError: it can't get better by itself.
-        """
-        if error is not None and (error.code in _FINAL or isinstance(error, ContinuityBroken | OutOfRange)):
-            raise error
-        self._failures += 1
-        asked = self._retry_delay if self._retry_delay is not None else error.retry_delay if error else None
-        ceiling = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._failures - 1, 10))
-        jittered = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spreads load, guards nothing
-        pause = max(asked, jittered) if asked is not None else jittered
-        self.broken, self.last_error = True, error
-        if self._on_break:
-            self._on_break(error, pause)
-        return pause

@@ -1,0 +1,1 @@
+"""Streams from the reader's side: what a watch knows over all its connections, and what drives it."""
