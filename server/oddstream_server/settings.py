@@ -127,6 +127,8 @@ class Settings(BaseSettings):
     """CIDR blocks whose x-forwarded-for is believed, separated by commas."""
     calls_per_minute: int = Field(default=6000, ge=1)
     """Limit a key, unless its scopes say less."""
+    maximum_unary_calls: int = Field(default=2000, ge=1, le=100_000)
+    """In flight at once in a serving process, streams not counted; further ones are shed with RESOURCE_EXHAUSTED."""
     unauthenticated_calls_per_minute: int = Field(default=100, ge=1)
     """Limit a peer address of calls without a good key."""
 

@@ -11,8 +11,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from oddstream.v1 import access_pb2, admin_service_pb2, api_key_pb2, error_reason_pb2, market_service_pb2
-from oddstream_server.domain.principal import Role
+from oddstream.v1 import access_pb2, admin_service_pb2, api_key_pb2, error_reason_pb2, market_service_pb2, venue_pb2
+from oddstream_server.domain.market import Venue
+from oddstream_server.domain.principal import Role, Scopes
 from tests.grpc.administered import Administered, administered, request_id
 from tests.grpc.running_server import bearer, failure_of
 
@@ -146,7 +147,7 @@ async def test_nothing_personal_and_no_secret_stands_readable_in_any_table(offic
 
 
 async def test_every_change_is_a_row_of_the_audit_log_with_before_and_after(office: Administered) -> None:
-    made = await office.admin.CreateApiKey(order(), metadata=(*office.auth, ("x-correlation-id", "planted-1")))
+    made = await office.admin.CreateApiKey(order(), metadata=(*office.auth, ("x-correlation-id", "from-a-bot-1")))
     key_id = made.api_key.api_key_id
     await office.admin.RevokeApiKey(pb.RevokeApiKeyRequest(api_key_id=key_id, note="lost"), metadata=office.auth)
     where = pb.AuditFilter(resources=[f"ApiKey/{key_id}"])
@@ -154,7 +155,7 @@ async def test_every_change_is_a_row_of_the_audit_log_with_before_and_after(offi
         await office.admin.ListAuditEntries(pb.ListAuditEntriesRequest(filter=where), metadata=office.auth)
     ).audit_entries
     assert [e.method.rpartition("/")[2] for e in entries] == ["CreateApiKey", "RevokeApiKey"]
-    assert entries[0].correlation_id == "planted-1"
+    assert entries[0].correlation_id == "from-a-bot-1"
     assert entries[0].peer_network == "127.0.0.0/24"
     assert entries[0].actor == entries[0].api_key_id == office.server.key.key.key_id
     assert not entries[0].HasField("before")
@@ -204,3 +205,79 @@ async def test_a_denied_call_is_a_row_and_denials_can_not_flood_the_log(office: 
     rows = await office.rows("SELECT outcome, method, resource FROM audit_entries")
     assert len(rows) == 60
     assert set(map(tuple, rows)) == {("denied", "/oddstream.v1.AdminService/ListApiKeys", "Denial/PERMISSION_DENIED")}
+
+
+NARROW = Scopes(
+    services=("AdminService", "MarketService"),
+    venues=(Venue.KALSHI, Venue.SIMULATED),
+    networks=("127.0.0.0/8", "10.0.0.0/8"),
+    calls_per_minute=10_000,
+    stream_limit=3,
+)
+WITHIN = api_key_pb2.ApiKeyScopes(
+    services=["MarketService"],
+    venues=[venue_pb2.VENUE_KALSHI],
+    networks=["10.1.0.0/16", "127.0.0.1/32"],
+    calls_per_minute=10_000,
+    stream_limit=0,
+)
+
+
+def wider(**scopes: Any) -> api_key_pb2.ApiKeyScopes:
+    """Within but for one scope."""
+    made = api_key_pb2.ApiKeyScopes()
+    made.CopyFrom(WITHIN)
+    for name, value in scopes.items():
+        made.ClearField(name)  # type: ignore[arg-type]  # a field's name
+        if isinstance(value, list):
+            getattr(made, name).extend(value)
+        elif value is not None:
+            setattr(made, name, value)
+    return made
+
+
+WIDER = {
+    "no service named": wider(services=[]),
+    "another service": wider(services=["MarketService", "SignalService"]),
+    "no venue named": wider(venues=[]),
+    "another venue": wider(venues=[venue_pb2.VENUE_POLYMARKET]),
+    "no network named": wider(networks=[]),
+    "a network around it": wider(networks=["10.0.0.0/7"]),
+    "a network of the other kind": wider(networks=["::/0"]),
+    "more calls": wider(calls_per_minute=10_001),
+    "calls left open": wider(calls_per_minute=None),
+    "streams left open": wider(stream_limit=None),
+}
+
+
+async def test_no_key_grants_more_than_the_key_that_makes_changes_or_rotates_it(office: Administered) -> None:
+    narrow = bearer(office.server.world.issue(Role.ADMIN, scopes=NARROW).key.text)
+    wide = (await office.admin.CreateApiKey(order(), metadata=office.auth)).api_key
+    mine = (await office.admin.CreateApiKey(order(scopes=WITHIN), metadata=narrow)).api_key
+    mask = FieldMask(paths=["scopes"])
+    attempts = [
+        ("rotate one that is wider", office.admin.RotateApiKey, pb.RotateApiKeyRequest(api_key_id=wide.api_key_id))
+    ]
+    for kind, scopes in WIDER.items():
+        changed = api_key_pb2.ApiKey(api_key_id=mine.api_key_id, scopes=scopes)
+        attempts.append((f"create: {kind}", office.admin.CreateApiKey, order(scopes=scopes)))
+        attempts.append(
+            (f"update: {kind}", office.admin.UpdateApiKey, pb.UpdateApiKeyRequest(api_key=changed, update_mask=mask))
+        )
+    longer = api_key_pb2.ApiKey(
+        api_key_id=wide.api_key_id, expire_time=Timestamp(seconds=wide.expire_time.seconds + 60)
+    )
+    request = pb.UpdateApiKeyRequest(api_key=longer, update_mask=FieldMask(paths=["expire_time"]))
+    attempts.append(("a longer life for one that is wider", office.admin.UpdateApiKey, request))
+    for kind, method, request in attempts:
+        failure = await failure_of(method(request, metadata=narrow))
+        assert (failure.code, failure.reason) == (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_DENIED"), kind
+        wanted = "leave out polymarket" if kind.endswith("another venue") else "never grants more than its maker has"
+        assert wanted in failure.text, kind  # venues that a request names are looked at before any use case
+    denied = await office.rows("SELECT resource FROM audit_entries WHERE outcome = 'denied'")
+    assert [row["resource"] for row in denied] == ["Denial/SCOPE_DENIED"] * len(attempts)
+    # What a narrow admin may do: narrow a wide one to what is its own, and end it.
+    narrowed = api_key_pb2.ApiKey(api_key_id=wide.api_key_id, scopes=WITHIN)
+    await office.admin.UpdateApiKey(pb.UpdateApiKeyRequest(api_key=narrowed, update_mask=mask), metadata=narrow)
+    await office.admin.RotateApiKey(pb.RotateApiKeyRequest(api_key_id=wide.api_key_id), metadata=narrow)
+    await office.admin.RevokeApiKey(pb.RevokeApiKeyRequest(api_key_id=wide.api_key_id), metadata=narrow)

@@ -47,7 +47,11 @@ async def tls_server(
     ca.write_bytes(authority.pem)
     settings = {"tls_certificate_file": str(certificate), "tls_private_key_file": str(key)}
     if mutual:
-        settings |= {"tls_client_ca_file": str(ca), "tls_client_roles": "reader=viewer,spiffe://test/trader=admin"}
+        settings |= {
+            "tls_client_ca_file": str(ca),
+            "tls_client_roles": "reader=viewer,spiffe://test/trader=admin",
+            "unauthenticated_calls_per_minute": "10",
+        }
     async with serving(tmp_path, database_url, redis_url, settings) as server:
         yield Secured(server, authority, certificate, key)
 
@@ -247,6 +251,13 @@ async def test_with_mutual_tls_the_certificate_is_the_caller_and_others_do_not_g
         assert not spoken, (kind, text)
     spoken, text = await speaks(mutual.server.port, *shown_to_openssl(tmp_path, reader))
     assert spoken, text
+
+    async with mutual.channel(reader) as channel:
+        bad = [await code_of(channel, (("authorization", "Bearer nothing"),)) for _ in range(15)]
+        assert bad[-1] is grpc.StatusCode.RESOURCE_EXHAUSTED, "the address has used up what strangers have"
+        assert await code_of(channel) is grpc.StatusCode.OK, "a certificate that was proven is no stranger's"
+    async with mutual.channel(authority.issue("stranger")) as channel:
+        assert await code_of(channel) is grpc.StatusCode.RESOURCE_EXHAUSTED, "one without a role is"
     log = mutual.server.log.read_text()
     called = [line for line in map(json.loads, log.splitlines()) if line.get("subject", "").startswith("sub_")]
     assert called, "callers with certificates are told by pseudonym"

@@ -22,6 +22,7 @@ from oddstream.v1 import (
     admin_service_pb2_grpc,
     halt_pb2,
     pipeline_run_pb2,
+    signal_pb2,
     signal_service_pb2,
     signal_service_pb2_grpc,
     strategy_pb2,
@@ -122,6 +123,48 @@ async def test_a_halt_is_in_force_in_every_process_within_a_second_and_a_resume_
         resume = pb.ResumeSignalsRequest(halt_id=done.halt.halt_id, request_id=str(uuid4()))
         await made.admin.ResumeSignals(resume, metadata=made.auth)
         assert await asyncio.gather(*map(halts_of, made.channels)) == [[]] * CONNECTIONS
+
+
+async def test_a_signal_that_is_withdrawn_at_one_process_ends_on_the_streams_of_all_and_is_withdrawn_wherever_asked(
+    server: Installation,
+) -> None:
+    async def end_of(stream: Any) -> int:
+        async for response in stream:
+            for event in response.events:
+                if event.signal.signal_id == signal_id and event.type == signal_pb2.SIGNAL_EVENT_TYPE_WITHDRAWN:
+                    return int(event.sequence)
+        raise AssertionError("the stream ended without it")
+
+    async def state_at(stub: Any) -> int:
+        get = signal_service_pb2.GetSignalRequest(signal_id=signal_id)
+        return int((await stub.GetSignal(get, metadata=made.auth)).signal.state)
+
+    async with connections(server) as made:
+        streams = [stub.WatchSignals(STREAMING, metadata=made.auth) for stub in made.signals]
+        await asyncio.gather(*(stream.initial_metadata() for stream in streams))
+        assert min(await asyncio.to_thread(streams_of, server)) > 0, "one process has no stream"
+        listing = signal_service_pb2.ListSignalsRequest(include_simulated=True, page_size=20)
+        listing.history.states.append(signal_pb2.SIGNAL_STATE_ACTIVE)
+        withdrawn = 0
+        async with asyncio.timeout(60):
+            while not withdrawn:  # one that ended meanwhile is withdrawn no more
+                for signal in (await made.signals[0].ListSignals(listing, metadata=made.auth)).signals:
+                    signal_id = signal.signal_id
+                    request = pb.WithdrawSignalsRequest(signal_ids=[signal_id], note="a test", request_id=str(uuid4()))
+                    withdrawn = (await made.admin.WithdrawSignals(request, metadata=made.auth)).withdrawn_count
+                    if withdrawn:
+                        break
+                else:
+                    await asyncio.sleep(0.2)
+        began = time.monotonic()
+        states = await asyncio.gather(*map(state_at, made.signals))
+        async with asyncio.timeout(10):
+            sequences = await asyncio.gather(*map(end_of, streams))
+        assert time.monotonic() - began < 1
+        assert set(states) == {signal_pb2.SIGNAL_STATE_WITHDRAWN}
+        assert len(set(sequences)) == 1
+        for stream in streams:
+            stream.cancel()
 
 
 async def test_a_strategy_that_is_switched_off_is_off_in_every_process_at_once(server: Installation) -> None:

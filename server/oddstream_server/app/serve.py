@@ -36,6 +36,7 @@ from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.application.markets import Markets
 from oddstream_server.application.operations.strategy_settings import StrategySettings
+from oddstream_server.application.performance import Performance
 from oddstream_server.application.privacy.people import certificate_pseudonym
 from oddstream_server.application.secrets.sealing import Sealer
 from oddstream_server.application.signals import Signals
@@ -62,6 +63,7 @@ from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.storage.ticks import TickStore
 from oddstream_server.storage.track_record.executions import ExecutionStore
+from oddstream_server.storage.track_record.performance import TrackRecordStore
 from oddstream_server.strategies.registry import Registry
 from oddstream_server.transport.administration.service import AdminService
 from oddstream_server.transport.backtest_service import BacktestService
@@ -125,11 +127,14 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
 
     markets = Markets(catalog, ticks, RedisBookCache(shared_state, registry), signal_log, now_us)
     signals = Signals(signal_log, StrategySettings(strategies, ControlsReader(database)))
-    # The class decorator answers every rpc that a class doesn't serve; the checker sees the abstract base alone.
     mutations = Mutations(PostgresChanges(database), sealer, now_us)
     market_service = MarketService(markets, QuoteStreams(feeds.quotes, now_us).watch, now_us, mutations)
-    signal_service = SignalService(  # type: ignore[abstract]  # as said
-        signals, Executions(ExecutionStore(database)), mutations, SignalStreams(feeds.signals, now_us).watch
+    signal_service = SignalService(
+        signals,
+        Performance(TrackRecordStore(database), signals, now_us),
+        Executions(ExecutionStore(database)),
+        mutations,
+        SignalStreams(feeds.signals, now_us).watch,
     )
     run_records = RunRecords(database)
     run_feed = RunFeed(run_records, feeds.registry)
@@ -161,6 +166,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
             unauthenticated_calls_per_minute=settings.unauthenticated_calls_per_minute,
             units_per_minute=settings.calls_per_minute,
             streams_per_key=settings.streams_per_key,
+            maximum_unary_calls=settings.maximum_unary_calls,
             certificate_roles=CertificateRoles(
                 dict(settings.tls_client_roles), lambda name: certificate_pseudonym(sealer, name)
             )

@@ -56,11 +56,13 @@ def build_chain(
         MetricsInterceptor(registry, methods.values()),
         ErrorsInterceptor(),
         AdmissionInterceptor(in_flight, settings.maximum_unary_calls),
-        PeerLimitInterceptor(limiter, authenticator, settings.unauthenticated_calls_per_minute),
+        PeerLimitInterceptor(
+            limiter, authenticator, settings.unauthenticated_calls_per_minute, settings.certificate_roles
+        ),
         AuthenticationInterceptor(authenticator, settings.certificate_roles, denials),
         KeyLimitInterceptor(limiter, settings.units_per_minute, settings.streams_per_key),
         DeadlineInterceptor(settings.default_deadline_seconds, settings.maximum_deadline_seconds),
         ValidationInterceptor(contract),
-        VenueScopeInterceptor(denials),
+        VenueScopeInterceptor(),
     )
     return Chain(layers, methods, in_flight)

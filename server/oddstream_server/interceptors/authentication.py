@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 from typing import Any, ClassVar
 
+from google.protobuf.message import Message
+
 from oddstream_server.application.access.authorization import authorize
 from oddstream_server.application.access.certificate_roles import CertificateRoles
 from oddstream_server.application.access.denials import Denials
@@ -36,25 +38,19 @@ class AuthenticationInterceptor:
         if method.open_to_all:
             return await proceed(call)
         request = call.request_context
-        request.principal = await self._principal(call)
-        if method is not UNKNOWN_METHOD:
-            await self._authorize(call, request.principal)
-        if not method.kind.response_streaming:
-            return await proceed(call)
-        guard = _StreamGuard()
-        with self._authenticator.watching(request.principal, guard.end):
-            return await guard.run(call, proceed)
-
-    async def _authorize(self, call: Call, principal: Principal) -> None:
-        method = call.method
-        short_name = method.service.rpartition(".")[2]
+        principal = request.principal = await self._principal(call)
         try:
-            authorize(principal, method.access, short_name, call.request_context.peer_address)
-        except PermissionDenied as error:
+            if method is not UNKNOWN_METHOD:
+                authorize(principal, method.access, method.service_name, request.peer_address)
+            if not method.kind.response_streaming:
+                return await proceed(call)
+        except PermissionDenied as error:  # by the role, by a scope, or by the use case
             if self._denials is not None:
-                digest = hashlib.sha256(call.request).hexdigest() if isinstance(call.request, bytes) else ""
-                await self._denials.record(principal, method.service, digest, error)
+                await self._denials.record(principal, method.service, _digest(call.request), error)
             raise
+        guard = _StreamGuard()
+        with self._authenticator.watching(principal, guard.end):
+            return await guard.run(call, proceed)
 
     async def _principal(self, call: Call) -> Principal:
         """By the key that the call carries, or else by the client certificate of its connection."""
@@ -64,6 +60,12 @@ class AuthenticationInterceptor:
             if shown is not None:
                 return self._certificate_roles.principal(*shown)
         return await self._authenticator.authenticate(token)
+
+
+def _digest(request: Any) -> str:
+    """SHA-256 of what was sent, in lower-case hex; empty for a stream of requests."""
+    body = request.SerializeToString(deterministic=True) if isinstance(request, Message) else request
+    return hashlib.sha256(body).hexdigest() if isinstance(body, bytes) else ""
 
 
 class _StreamGuard:

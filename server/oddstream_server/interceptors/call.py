@@ -46,10 +46,15 @@ class Method:
     """Who may call it; None refuses everybody."""
     open_to_all: bool = False
     """True for the few methods that need no key (health); they are listed one by one."""
+    full_name: str = field(init=False)
+    """``/oddstream.v1.MarketService/GetMarket``"""
+    service_name: str = field(init=False)
+    """Without its package, ``MarketService``: as scopes name it."""
 
-    @property
-    def full_name(self) -> str:
-        return f"/{self.service}/{self.name}"
+    def __post_init__(self) -> None:
+        # Made once: each layer asks for them at each call.
+        object.__setattr__(self, "full_name", f"/{self.service}/{self.name}")
+        object.__setattr__(self, "service_name", self.service.rpartition(".")[2])
 
 
 UNKNOWN_METHOD = Method("unknown", "unknown", MethodKind.BIDI_STREAM)

@@ -4,10 +4,12 @@ import ipaddress
 from functools import lru_cache
 from typing import Any, ClassVar
 
+from oddstream_server.application.access.certificate_roles import CertificateRoles
 from oddstream_server.application.keys.authentication import Authenticator, bearer_token
 from oddstream_server.application.ports import RateLimiter
 from oddstream_server.domain.errors import ResourceExhausted, Unauthenticated
 from oddstream_server.interceptors.call import Call, Proceed
+from oddstream_server.interceptors.client_certificate import certificate_of
 
 _HEALTH_CALLS_PER_MINUTE = 6000
 
@@ -18,14 +20,22 @@ class PeerLimitInterceptor:
     an address, and one that floods must not lock the others out.
 
     :param calls_per_minute: unauthenticated calls an address (IPv6: a /64), which may also come all at once.
+    :param certificate_roles: a client certificate with a role passes as well, since the handshake proved it.
     """
 
     name: ClassVar[str] = "peer_limit"
 
-    def __init__(self, limiter: RateLimiter, authenticator: Authenticator, calls_per_minute: int = 100) -> None:
+    def __init__(
+        self,
+        limiter: RateLimiter,
+        authenticator: Authenticator,
+        calls_per_minute: int = 100,
+        certificate_roles: CertificateRoles | None = None,
+    ) -> None:
         self._limiter = limiter
         self._authenticator = authenticator
         self._calls_per_minute = calls_per_minute
+        self._certificate_roles = certificate_roles
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         peer = _bucket_of(call.request_context.peer_address)
@@ -37,7 +47,7 @@ class PeerLimitInterceptor:
             return await proceed(call)
         bucket = f"peer:{peer}"
         known = self._limiter.peek(bucket)
-        if not known.allowed and not self._authenticator.lately_good(bearer_token(call.metadata)):
+        if not known.allowed and not self._is_known(call):
             raise self._exhausted(call, self._calls_per_minute, known.retry_after_us)
         try:
             return await proceed(call)
@@ -48,6 +58,13 @@ class PeerLimitInterceptor:
             if not decision.allowed:
                 raise self._exhausted(call, self._calls_per_minute, decision.retry_after_us) from None
             raise
+
+    def _is_known(self, call: Call) -> bool:
+        token = bearer_token(call.metadata)
+        if token is None and self._certificate_roles is not None:
+            shown = certificate_of(call.context)
+            return shown is not None and self._certificate_roles.role_of(shown[0]) is not None
+        return self._authenticator.lately_good(token)
 
     def _exhausted(self, call: Call, per_minute: int, retry_after_us: int) -> ResourceExhausted:
         return ResourceExhausted(

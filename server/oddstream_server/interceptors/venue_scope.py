@@ -5,16 +5,13 @@ new method is checked without being told to. What a call leaves open (a list wit
 case.
 """
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from oddstream_server.application.access.denials import Denials
 from oddstream_server.application.access.venue_scope import require_venues
-from oddstream_server.domain.errors import PermissionDenied
 from oddstream_server.interceptors.call import Call, Proceed
 
 _VENUE = "oddstream.v1.Venue"
@@ -24,20 +21,11 @@ _IDS = frozenset({"market_id", "market_ids", "event_id", "event_ids"})
 class VenueScopeInterceptor:
     name: ClassVar[str] = "venue_scope"
 
-    def __init__(self, denials: Denials | None = None) -> None:
-        self._denials = denials
-
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         principal = call.request_context.principal
         if principal is None or not principal.scopes.venues or not isinstance(call.request, Message):
             return await proceed(call)
-        try:
-            require_venues(named_venues(call.request))
-        except PermissionDenied as error:
-            if self._denials is not None:
-                digest = hashlib.sha256(call.request.SerializeToString(deterministic=True)).hexdigest()
-                await self._denials.record(principal, call.method.service, digest, error)
-            raise
+        require_venues(named_venues(call.request))
         return await proceed(call)
 
 

@@ -1,5 +1,6 @@
 """Metrics of the housekeeping; every series exists from the start."""
 
+import math
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -17,9 +18,11 @@ class HousekeepingMetrics:
             for outcome in ("succeeded", "failed"):
                 self._jobs.labels(job, outcome)
         self._intact = Gauge(
-            "oddstream_audit_log_intact", "1 while the last verification found every row to fit.", registry=registry
+            "oddstream_audit_log_intact",
+            "1 while the last verification found every row to fit, 0 while it did not, NaN before the first.",
+            registry=registry,
         )
-        self._intact.set(1)
+        self._intact.set(math.nan)
         self._verified = Gauge(
             "oddstream_audit_log_verified_rows", "Rows that the last verification found to fit.", registry=registry
         )

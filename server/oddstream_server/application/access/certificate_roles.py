@@ -17,6 +17,10 @@ class CertificateRoles:
         self._roles = dict(roles)
         self._pseudonym = pseudonym
 
+    def role_of(self, names: Sequence[str]) -> Role | None:
+        """Of the first name that has one."""
+        return next((self._roles[name] for name in names if name in self._roles), None)
+
     def principal(self, names: Sequence[str], expire_time_us: int) -> Principal:
         """The caller by the first of its names that has a role.
 

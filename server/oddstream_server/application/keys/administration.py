@@ -8,6 +8,7 @@ from typing import Any
 from oddstream_server.application.calls.etags import etag_of, require_etag
 from oddstream_server.application.calls.mutations import Mutation
 from oddstream_server.application.calls.paging import PageRequest
+from oddstream_server.application.keys.granting import require_grantable
 from oddstream_server.application.keys.issuing import MAXIMUM_LIFE_US, new_key
 from oddstream_server.application.keys.key_format import KeyMode, generate
 from oddstream_server.application.keys.peppers import Peppers
@@ -61,13 +62,16 @@ class ApiKeys:
         self._now = now
 
     async def create(self, mutation: Mutation, order: NewKey) -> ShownKey:
+        """:raises PermissionDenied: the key would grant more than the caller's has."""
         change, now_us = mutation.change, mutation.now_us
+        scopes = normal_scopes(order.scopes)
+        require_grantable(mutation.principal, order.role, scopes)
         issued = new_key(
             self._peppers,
             owner=order.display_name,
             role=order.role,
             now_us=now_us,
-            scopes=normal_scopes(order.scopes),
+            scopes=scopes,
             expire_time_us=now_us + (order.time_to_live_us or DEFAULT_LIFE_US),
             mode=order.mode,
         )
@@ -88,7 +92,9 @@ class ApiKeys:
         return Page(await self._people.with_owners(found.items), found.next_key)
 
     async def update(self, mutation: Mutation, key_id: str, update: KeyUpdate) -> ApiKey:
-        """:raises FailedPrecondition: API_KEY_NOT_ACTIVE, LAST_ADMIN_KEY."""
+        """:raises FailedPrecondition: API_KEY_NOT_ACTIVE, LAST_ADMIN_KEY.
+        :raises PermissionDenied: what is changed of its rights leaves it with more than the caller's key has.
+        """
         change, now_us = mutation.change, mutation.now_us
         before = await self._locked(mutation, key_id)
         require_etag(update.etag, key_etag(before))
@@ -112,6 +118,8 @@ class ApiKeys:
             subject_id=subject_id,
             expire_time_us=expire_us,
         )
+        if (update.role, update.scopes, update.expire_time_us) != (None, None, None):
+            require_grantable(mutation.principal, wanted.role, wanted.scopes)
         after = replace(before, role=wanted.role, scopes=wanted.scopes, expire_time_us=expire_us)
         await self._require_other_admin(mutation, before, after)
         await change.keys.update(key_id, wanted)
@@ -126,9 +134,11 @@ class ApiKeys:
         """A new secret for the same key; the one before stays good for the overlap.
 
         :raises FailedPrecondition: API_KEY_NOT_ACTIVE.
+        :raises PermissionDenied: the key, whose secret the caller would get, grants more than the caller's.
         """
         now_us = mutation.now_us
         before = await self._locked(mutation, key_id)
+        require_grantable(mutation.principal, before.role, before.scopes)
         _require_active(before, now_us)
         key = generate(KeyMode(before.environment), key_id)
         await mutation.change.keys.rotate(
