@@ -153,24 +153,33 @@ async def test_withdrawing_ends_whole_opportunities_once(stores: Stores, watcher
     assert not ended & {e.signal.opportunity_id for e in later if e.type is not SignalEventType.GRADED}
 
 
-async def test_a_strategy_is_switched_off_and_on_without_a_restart(stores: Stores, watcher: Watcher) -> None:
+async def test_a_strategy_is_switched_off_and_on_and_gets_other_parameters_without_a_restart(
+    stores: Stores, watcher: Watcher
+) -> None:
     world = recent(a_world(21))
     venue = a_venue(world)
     registry = Registry()
-    third = len(world.quotes) // 3
+    quarter = len(world.quotes) // 4
+    kind = "stat.mean_reversion"
+
+    async def made_by(first: int, last: int) -> set[tuple[str, str]]:
+        """Kinds and digests of parameters of the signals that a part of the world leads to."""
+        cut = len(await stores.logged())
+        await fed(watcher, venue, world, first, last)
+        events = (await stores.logged())[cut:]
+        return {(e.signal.kind, e.signal.params_digest) for e in events if e.type is SignalEventType.CREATED}
+
     async with running(a_pipeline(stores, venue, watcher)):
         await discovered(venue, watcher)
-        await fed(watcher, venue, world, 0, third)
+        (before,) = {digest for k, digest in await made_by(0, quarter) if k == kind}
         async with a_change(stores) as mutation:
-            off = await update_strategy(mutation, registry, "arb.event_sum", StrategyUpdate(enabled=False))
+            off = await update_strategy(mutation, registry, kind, StrategyUpdate(enabled=False))
         assert not off.enabled
-        cut = len(await stores.logged())
-        await fed(watcher, venue, world, third, 2 * third)
-        assert "arb.event_sum" not in {e.signal.kind for e in (await stores.logged())[cut:]}
+        assert kind not in {k for k, _ in await made_by(quarter, 2 * quarter)}
         async with a_change(stores) as mutation:
-            params = {"maximum_legs": ParameterInput("integer", 3)}
-            on = await update_strategy(mutation, registry, "arb.event_sum", StrategyUpdate(enabled=True, params=params))
+            params = {"minimum_rows": ParameterInput("integer", 8)}
+            on = await update_strategy(mutation, registry, kind, StrategyUpdate(enabled=True, params=params))
         assert (on.enabled, on.params_revision) == (True, 2)
-        await fed(watcher, venue, world, 2 * third, len(world.quotes))
-    digests = {e.signal.params_digest for e in (await stores.logged())[cut:] if e.signal.kind == "arb.event_sum"}
-    assert digests <= {on.params_digest}
+        after = {digest for k, digest in await made_by(2 * quarter, len(world.quotes)) if k == kind}
+        assert after == {on.params_digest}, "it opens again, with the new parameters alone"
+        assert before != on.params_digest
