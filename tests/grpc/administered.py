@@ -29,6 +29,7 @@ from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.storage.track_record.executions import ExecutionStore
+from oddstream_server.storage.track_record.performance import TrackRecordStore
 from oddstream_server.strategies.registry import Registry
 from oddstream_server.transport.administration.service import AdminService
 from oddstream_server.transport.backtest_service import BacktestService
@@ -97,7 +98,7 @@ async def administered(
         now_us,
         use_cases.mutations,
     )
-    world.executions = ExecutionStore(database)
+    world.executions, world.outcomes = ExecutionStore(database), TrackRecordStore(database)
     world.denials = Denials(AuditLogStore(database), world.limiter)
     async with running(world) as server:
         server.key = world.issue(Role.ADMIN)

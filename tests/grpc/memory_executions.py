@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from oddstream_server.application.ports import ExecutionFilter, Key, Page
+from oddstream_server.application.ports import ExecutionFilter, Key, Page, TimeRange
 from oddstream_server.domain.execution import Execution
-from oddstream_server.domain.market import Market
-from oddstream_server.domain.signal import Signal
+from oddstream_server.domain.market import Market, Venue
+from oddstream_server.domain.signal import DataOrigin, Signal
+from oddstream_server.domain.track_record import Figures, TrackRecord
 from tests.grpc.memory_backtests import NoRecords
 from tests.grpc.memory_ports import MemorySignals, keyed_page
 
@@ -21,6 +22,22 @@ class MemoryExecutions:
     async def list_executions(self, where: ExecutionFilter, after: Key | None, limit: int) -> Page[Execution]:
         rows = [e for e in self.stored.values() if not where.owners or e.owner in where.owners]
         return keyed_page(rows, lambda e: (-e.create_time_us, e.execution_id), after, limit)
+
+
+class NoOutcomes:
+    """No signal was ever made."""
+
+    async def track_record(
+        self,
+        strategy_id: str,
+        kind_version: int,
+        origin: DataOrigin,
+        triggers: TimeRange,
+        within_venues: tuple[Venue, ...],
+        owner: str | None,
+        now_us: int,
+    ) -> TrackRecord:
+        return TrackRecord(strategy_id, kind_version, Figures(), (), None, None, now_us)
 
 
 @dataclass

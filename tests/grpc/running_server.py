@@ -30,6 +30,7 @@ from oddstream_server.application.keys.authentication import Authenticator, Toke
 from oddstream_server.application.keys.issuing import IssuedKey, new_key
 from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.application.markets import Markets
+from oddstream_server.application.performance import Performance
 from oddstream_server.application.ports import RateLimiter
 from oddstream_server.application.secrets.sealing import Sealer
 from oddstream_server.application.signals import Signals
@@ -47,7 +48,7 @@ from oddstream_server.transport.market_service import MarketService
 from oddstream_server.transport.server import GrpcServer, ServerOptions
 from oddstream_server.transport.signal_service import SignalService
 from tests.grpc.memory_backtests import memory_backtest_service
-from tests.grpc.memory_executions import MemoryChanges, MemoryExecutions
+from tests.grpc.memory_executions import MemoryChanges, MemoryExecutions, NoOutcomes
 from tests.grpc.memory_ports import (
     MemoryBooks,
     MemoryCatalog,
@@ -113,6 +114,7 @@ class World:
     signals: Any = field(default_factory=MemorySignals)
     strategies: Any = field(default_factory=MemoryStrategies)
     executions: Any = field(default_factory=MemoryExecutions)
+    outcomes: Any = field(default_factory=NoOutcomes)
     limiter: RateLimiter = field(default_factory=MemoryLimiter)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     admin_service: Any = field(default_factory=admin_service_without_database)
@@ -195,7 +197,13 @@ async def running(world: World | None = None) -> AsyncIterator[Running]:
         ),
         partial(
             signal_service_pb2_grpc.add_SignalServiceServicer_to_server,
-            SignalService(signals, Executions(world.executions), mutations, world.watch_signals),
+            SignalService(
+                signals,
+                Performance(world.outcomes, signals, now_us),
+                Executions(world.executions),
+                mutations,
+                world.watch_signals,
+            ),
         ),
         partial(admin_service_pb2_grpc.add_AdminServiceServicer_to_server, world.admin_service),
         partial(backtest_service_pb2_grpc.add_BacktestServiceServicer_to_server, world.backtest_service),

@@ -61,6 +61,7 @@ from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.storage.ticks import TickStore
 from oddstream_server.storage.track_record.executions import ExecutionStore
+from oddstream_server.storage.track_record.performance import TrackRecordStore
 from tests.grpc.memory_ports import MemoryStrategies
 from tests.grpc.running_server import Running, World, now_us, running
 
@@ -227,6 +228,7 @@ async def stored_world(database_url: str, redis_url: str) -> AsyncIterator[Store
             signals=signal_log,
             strategies=MemoryStrategies([SUM_STRATEGY, STRATEGY]),
             executions=ExecutionStore(database),
+            outcomes=TrackRecordStore(database),
             mutations=Mutations(PostgresChanges(database), Sealer({1: b"d" * 32}), now_us),
         )
         async with running(world) as server:

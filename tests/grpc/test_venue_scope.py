@@ -91,7 +91,8 @@ async def test_no_method_takes_the_name_of_a_venue_outside(stored: StoredWorld) 
             denied.add(method.name)
     assert denied >= {
         "ListEvents", "GetEvent", "ListMarkets", "GetMarket", "BatchGetMarkets", "GetOrderBook", "ListQuotes",
-        "ListTrades", "ListMarketLinks", "WatchQuotes", "ListSignals", "WatchSignals", "ListPipelineRuns",
+        "ListTrades", "ListMarketLinks", "WatchQuotes", "ListSignals", "WatchSignals", "ListExecutions",
+        "ListPipelineRuns",
     }  # fmt: skip
 
 

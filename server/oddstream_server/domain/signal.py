@@ -233,12 +233,14 @@ class SignalEvent:
     def canonical_bytes(self) -> bytes:
         """The kernel's part of the event: equal for live, replay and batch of the same input.
 
-        Sequence, create time and data origin stand outside.
+        Sequence, create time and data origin stand outside, and so does the confidence: it comes from the record of
+        signals graded by then, which is no input of the kernel.
         """
         body = plain(self)
         for name in ("sequence", "create_time_us", "graded_state", "graded_end_time_us"):
             del body[name]
-        del body["signal"]["data_origin"]
+        for name in ("data_origin", "confidence_ppm"):
+            del body["signal"][name]
         return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from oddstream_server.application.ports import Catalog, Key, SignalFilter, SignalListFilter, SignalLog, StoredSignal
-from oddstream_server.domain.fees import schedule_at
+from oddstream_server.domain.grading import leg_edge_micros
 from oddstream_server.domain.market import Market, Settlement, SettlementState
-from oddstream_server.domain.money import MICROS
-from oddstream_server.domain.signal import Action, Grade, Leg, Signal, SignalEvent, SignalEventType
+from oddstream_server.domain.signal import Grade, Leg, Signal, SignalEvent, SignalEventType
 
 _PAGE = 500
 
@@ -25,20 +24,11 @@ def grade_of(signal: Signal, markets: Mapping[str, Market], revision: int, now_u
         settlements.append((leg, market, settlement))
     if any(s.void or s.yes_payout_micros is None for _, _, s in settlements):
         return Grade(revision, None, None, void=True, grade_time_us=now_us)
-    edge = sum(_edge_micros(signal, leg, market, s.yes_payout_micros or 0) for leg, market, s in settlements)
-    return Grade(revision, edge, edge > 0, void=False, grade_time_us=now_us)
-
-
-def _edge_micros(signal: Signal, leg: Leg, market: Market, yes_payout_micros: int) -> int:
-    payout = yes_payout_micros if leg.outcome_index == 0 else market.payout_micros - yes_payout_micros
-    schedule = schedule_at(market.fee_schedules, signal.input_time_us)
-    fee = (
-        0
-        if schedule is None
-        else schedule.fill_fee_micros(leg.limit_price_micros, MICROS, payout_micros=market.payout_micros)
+    edge = sum(
+        leg_edge_micros(leg, leg.limit_price_micros, s.yes_payout_micros or 0, market, signal.input_time_us)
+        for leg, market, s in settlements
     )
-    gross = payout - leg.limit_price_micros if leg.action is Action.BUY else leg.limit_price_micros - payout
-    return gross - fee
+    return Grade(revision, edge, edge > 0, void=False, grade_time_us=now_us)
 
 
 class Grader:

@@ -3,8 +3,9 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from oddstream_server.application.ports import (
     BatchResult,
@@ -13,6 +14,7 @@ from oddstream_server.application.ports import (
     Clock,
     ControlsChanged,
     ControlsReader,
+    Decision,
     FittedObjects,
     Key,
     Lease,
@@ -27,7 +29,9 @@ from oddstream_server.domain.market import Event, Market, MarketState, Venue
 from oddstream_server.domain.quote import FeedState, FeedStatus, Quote, Trade
 from oddstream_server.domain.signal import SignalEvent
 from oddstream_server.domain.strategy import StrategySetting
+from oddstream_server.domain.track_record import MINIMUM_GRADED
 from oddstream_server.pipeline.books import BookPublisher, BookRecorder
+from oddstream_server.pipeline.deciding.next_quotes import NextQuotes
 from oddstream_server.pipeline.deciding.runner import StrategyRunner
 from oddstream_server.pipeline.declarations import Declarations
 from oddstream_server.pipeline.expiry import OpenSignals
@@ -40,6 +44,8 @@ T = TypeVar("T")
 Configure = Callable[[Sequence[StrategySetting]], Sequence[ConfiguredStrategy]]
 """From what operators set to the strategies that run."""
 
+MEASURE_US: Final = 600 * 1_000_000
+"""How often the record of graded signals is read for the confidence of new ones."""
 _FOLLOWABLE = (MarketState.OPEN, MarketState.PAUSED, MarketState.DISPUTED)
 
 
@@ -99,6 +105,8 @@ class Ingest:
         self._retry_seconds = retry_seconds
         self._writing = asyncio.Lock()
         self._open = OpenSignals()
+        self._next_quotes = NextQuotes()
+        self._measured_us: int | None = None
         self._swept_us: dict[Venue, int] = {}
         self._settled: dict[str, None] = {}
         self._statuses: dict[Venue, FeedStatus] = {}
@@ -130,11 +138,16 @@ class Ingest:
                 break
         if self._fitted is not None:
             self._runner.offer_fitted(await self._fitted.all())
+        now_us = self._clock()
+        if self._measured_us is None or now_us - self._measured_us >= MEASURE_US:
+            self._runner.offer_hit_rates(await self._store.hit_rates(MINIMUM_GRADED))
+            self._measured_us = now_us
 
     async def _resync(self) -> None:
         """Go on from the checkpoints, with what operators ordered and without what they ended."""
         await self._read_controls()
         self._runner.restore(await self._store.load_states(self._runner.strategy_ids))
+        self._next_quotes.restore(await self._store.waiting_quotes())
         await self._see_active()
 
     async def _obey(self) -> None:
@@ -153,6 +166,7 @@ class Ingest:
         if self._configure is None or controls.settings == self._settings:
             return False
         self._runner.reconfigure(self._configure(controls.settings))
+        self._measured_us = None  # other parameters have another record
         self._settings = controls.settings
         return True
 
@@ -252,23 +266,32 @@ class Ingest:
                 result = await self._store.store_batch(
                     self._lease(),
                     ticks,
-                    lambda stored: self._runner.decide(stored, None if stored else self._clock()),
+                    self._decide,
                     self._controls_revision,
                 )
             except ControlsChanged:
-                self._runner.rollback()
+                self._rollback()
                 await self._keep_trying(self._obey)
             except (Unavailable, Aborted):
-                self._runner.rollback()
+                self._rollback()
                 stale = True
                 self._observer.store_retried()
                 await self._wait_a_little()
             except BaseException:
-                self._runner.rollback()
+                self._rollback()
                 raise
             else:
                 self._runner.commit()
+                self._next_quotes.commit()
                 return result
+
+    def _decide(self, stored: Sequence[Quote | Trade]) -> Decision:
+        decision = self._runner.decide(stored, None if stored else self._clock())
+        return replace(decision, next_quotes=self._next_quotes.see(stored, decision.events))
+
+    def _rollback(self) -> None:
+        self._runner.rollback()
+        self._next_quotes.rollback()
 
     async def _keep_trying(self, work: Callable[[], Awaitable[T]]) -> T:
         while True:
@@ -367,6 +390,8 @@ class Ingest:
             for start in range(0, len(subjects), 1_000):
                 some = subjects[start : start + 1_000]
                 await self._keep_trying(partial(self._store.delete_states, self._lease(), some))
+            # Graded signals wait no longer.
+            self._next_quotes.restore(await self._keep_trying(self._store.waiting_quotes))
 
     async def _append(self, events: Sequence[SignalEvent]) -> None:
         await self._keep_trying(lambda: self._store.append_events(self._lease(), events))

@@ -13,9 +13,11 @@ from oddstream_server.application.ports import (
     ControlsChanged,
     Decision,
     Fenced,
+    HitRate,
     Lease,
     QuarantinedRow,
     StrategyState,
+    WaitingQuote,
 )
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.quote import FeedStatus, OrderBook, Quote, Trade
@@ -26,6 +28,7 @@ from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.partitions import EVENTS_A_PARTITION, Partitions, month_of
 from oddstream_server.storage.tables import feed_status, feed_status_changes, pipeline_runs, quarantine
 from oddstream_server.storage.ticks import LIVE, TickStore
+from oddstream_server.storage.track_record import outcomes
 from oddstream_server.storage.wake_ups import CHANNEL
 
 _LEADER_LOCK = 0x0DD5_0003
@@ -148,6 +151,8 @@ class PostgresPipelineStore:
             )
             # Last, so that the log's head is locked for the shortest time.
             events = await self._append(driver, lease, decision.events) if decision.events else ()
+            if decision.next_quotes:
+                await outcomes.keep_next_quotes(driver, decision.next_quotes)
         return BatchResult(quotes, len(stored) - quotes, duplicates, sequence, events)
 
     async def record_books(self, lease: Lease, books: Sequence[OrderBook], levels: int) -> int:
@@ -212,6 +217,12 @@ class PostgresPipelineStore:
 
     async def active_signals(self) -> Sequence[SignalEvent]:
         return await self._database.read(signal_log.active_events)
+
+    async def waiting_quotes(self) -> Sequence[WaitingQuote]:
+        return await self._database.read(lambda transaction: outcomes.waiting_quotes(transaction.driver))
+
+    async def hit_rates(self, minimum_graded: int) -> Sequence[HitRate]:
+        return await self._database.read(lambda transaction: outcomes.hit_rates(transaction.driver, minimum_graded))
 
     # --- what the pipeline tells about itself ---
 

@@ -34,7 +34,7 @@ from oddstream_server.application.ports import (
 )
 from oddstream_server.application.ports import WakeUps as WakeUpsPort
 from oddstream_server.domain.audit import SYSTEM, AuditOutcome, AuditRecord
-from oddstream_server.domain.market import Venue, split_market_id
+from oddstream_server.domain.market import Venue
 from oddstream_server.domain.quote import FeedState, FeedStatus
 from oddstream_server.domain.signal import (
     DataOrigin,
@@ -51,6 +51,7 @@ from oddstream_server.storage.administration import audit_log
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.partitions import EVENTS_A_PARTITION, extend_log
 from oddstream_server.storage.tables import feed_status, signal_log_head, signals
+from oddstream_server.storage.track_record import outcomes
 from oddstream_server.storage.wake_ups import CHANNEL, WakeUps
 
 AUDIT_METHOD = "pipeline.signals"
@@ -156,6 +157,7 @@ async def _move_states(driver: "asyncpg.Connection[Any]", events: Sequence[Signa
             "ON CONFLICT (signal_id) DO NOTHING",
             [_signal_row(e) for e in made],
         )
+        await outcomes.open_outcomes(driver, [e.signal for e in made])
     ended: dict[str, tuple[str, int]] = {}
     for e in events:
         if e.type is SignalEventType.REVISED and e.signal.supersedes_signal_id:
@@ -180,12 +182,14 @@ async def _move_states(driver: "asyncpg.Connection[Any]", events: Sequence[Signa
             list(grades),
             [document(plain(grade)) for grade in grades.values()],
         )
+        signals_ = {e.signal.signal_id: e.signal for e in events if e.signal.signal_id in grades}
+        await outcomes.grade_outcomes(driver, [(signals_[signal_id], grade) for signal_id, grade in grades.items()])
 
 
 def _signal_row(e: SignalEvent) -> tuple[Any, ...]:
     s = e.signal
     market_ids = list(dict.fromkeys(leg.market_id for leg in s.legs))
-    venues = list(dict.fromkeys([s.venue.value, *(split_market_id(m)[0].value for m in market_ids)]))
+    venues = outcomes.venues_of(s)
     return (
         s.signal_id, e.sequence, s.opportunity_id, s.kind, s.strategy_id, s.event_id, s.direction.value,
         s.data_origin.value, e.type.value, venues, market_ids, e.opening_strength_ppm, e.opening_net_edge_micros,

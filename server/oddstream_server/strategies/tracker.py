@@ -41,6 +41,8 @@ class Subject:
     subject_id: str
     event_id: str | None
     data_origin: DataOrigin
+    confidence_ppm: int | None = None
+    """Of the strategy's signals graded so far; None where those are too few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,7 @@ def _signal(
         lockup_until_us=verdict.lockup_until_us,
         data_origin=subject.data_origin,
         evidence=verdict.evidence,
+        confidence_ppm=subject.confidence_ppm,
         supersedes_signal_id=supersedes,
     ).identified()
 

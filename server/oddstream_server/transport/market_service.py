@@ -18,7 +18,6 @@ from oddstream_server.transport.converters import markets as as_market
 from oddstream_server.transport.converters import ticks as as_tick
 from oddstream_server.transport.converters.values import chosen, duration, instant_us, span
 from oddstream_server.transport.tokens import next_page_token, page_request
-from oddstream_server.transport.unimplemented import refuse_the_rest
 
 Context = grpc.aio.ServicerContext[Any, Any]
 WatchQuotes = Callable[[market_service_pb2.WatchQuotesRequest, Context], Awaitable[None]]
@@ -26,7 +25,6 @@ WatchQuotes = Callable[[market_service_pb2.WatchQuotesRequest, Context], Awaitab
 SERVICE = "oddstream.v1.MarketService"
 
 
-@refuse_the_rest
 class MarketService(market_service_pb2_grpc.MarketServiceServicer):
     """
     :param watch_quotes: serves one stream of quotes until it ends, writing to the context.

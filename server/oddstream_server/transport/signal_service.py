@@ -9,6 +9,7 @@ from oddstream.v1 import signal_pb2, signal_service_pb2, signal_service_pb2_grpc
 from oddstream_server.application.calls.mutations import Mutation, Mutations
 from oddstream_server.application.calls.request import require_principal
 from oddstream_server.application.executions import Executions
+from oddstream_server.application.performance import Performance, RecordQuestion
 from oddstream_server.application.signals import Signals, StrategyFilter
 from oddstream_server.transport.administration.answers import Answers
 from oddstream_server.transport.converters.executions import (
@@ -18,9 +19,9 @@ from oddstream_server.transport.converters.executions import (
     reported_message,
 )
 from oddstream_server.transport.converters.signals import signal_list_filter, stored_signal_message
-from oddstream_server.transport.converters.strategies import strategy_message
+from oddstream_server.transport.converters.strategies import strategy_message, track_record_message
+from oddstream_server.transport.converters.values import span
 from oddstream_server.transport.tokens import next_page_token, page_request
-from oddstream_server.transport.unimplemented import refuse_the_rest
 
 Context = grpc.aio.ServicerContext[Any, Any]
 WatchSignals = Callable[[signal_service_pb2.WatchSignalsRequest, Context], Awaitable[None]]
@@ -28,15 +29,20 @@ WatchSignals = Callable[[signal_service_pb2.WatchSignalsRequest, Context], Await
 SERVICE = "oddstream.v1.SignalService"
 
 
-@refuse_the_rest
 class SignalService(signal_service_pb2_grpc.SignalServiceServicer):
     """:param watch_signals: serves one stream of signals until it ends, writing to the context."""
 
     def __init__(
-        self, signals: Signals, executions: Executions, mutations: Mutations, watch_signals: WatchSignals
+        self,
+        signals: Signals,
+        performance: Performance,
+        executions: Executions,
+        mutations: Mutations,
+        watch_signals: WatchSignals,
     ) -> None:
         self._answers = Answers(mutations)
         self._signals = signals
+        self._performance = performance
         self._executions = executions
         self._watch_signals = watch_signals
 
@@ -77,6 +83,14 @@ class SignalService(signal_service_pb2_grpc.SignalServiceServicer):
     ) -> signal_service_pb2.GetStrategyResponse:
         strategy = await self._signals.get_strategy(request.strategy_id)
         return signal_service_pb2.GetStrategyResponse(strategy=strategy_message(strategy))
+
+    async def GetStrategyPerformance(
+        self, request: signal_service_pb2.GetStrategyPerformanceRequest, context: Context
+    ) -> signal_service_pb2.GetStrategyPerformanceResponse:
+        triggers = span(request.period, "period")
+        asked = RecordQuestion(request.strategy_id, request.kind_version, triggers, request.simulated)
+        record = await self._performance.track_record(require_principal(), asked)
+        return signal_service_pb2.GetStrategyPerformanceResponse(performance=track_record_message(record, triggers))
 
     async def ReportExecutions(
         self, request: signal_service_pb2.ReportExecutionsRequest, context: Context

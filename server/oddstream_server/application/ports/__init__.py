@@ -42,9 +42,12 @@ from oddstream_server.application.ports.pipeline import (
     ControlsChanged,
     Decision,
     Fenced,
+    HitRate,
     Lease,
+    NextQuote,
     PipelineStore,
     StrategyState,
+    WaitingQuote,
 )
 from oddstream_server.application.ports.privacy import (
     Erasure,
@@ -69,6 +72,7 @@ from oddstream_server.application.ports.signal_log import (
 from oddstream_server.application.ports.strategies import StrategyCatalog, StrategyRules
 from oddstream_server.application.ports.system import OwnProcess, SystemRecords
 from oddstream_server.application.ports.ticks import TickReader, TimeRange
+from oddstream_server.application.ports.track_record import TrackRecordStore
 from oddstream_server.application.ports.venues import (
     CatalogPage,
     DiscoveryReport,
@@ -113,6 +117,7 @@ __all__ = [
     "FittedObjects",
     "FittingData",
     "HealthProbe",
+    "HitRate",
     "Holdings",
     "Key",
     "KeyChange",
@@ -125,6 +130,7 @@ __all__ = [
     "LogBounds",
     "MarketFilter",
     "MarketLinkFilter",
+    "NextQuote",
     "OwnProcess",
     "Page",
     "PipelineRunFilter",
@@ -155,9 +161,11 @@ __all__ = [
     "SystemRecords",
     "TickReader",
     "TimeRange",
+    "TrackRecordStore",
     "TradedHour",
     "VenueAdapter",
     "VenueItem",
     "VenueSink",
+    "WaitingQuote",
     "WakeUps",
 ]

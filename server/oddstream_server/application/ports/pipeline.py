@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from oddstream_server.application.ports.venues import QuarantinedRow
-from oddstream_server.domain.market import (
-    Venue,
-)
+from oddstream_server.domain.grading import Touch
+from oddstream_server.domain.market import Venue
 from oddstream_server.domain.quote import FeedStatus, OrderBook, Quote, Trade
-from oddstream_server.domain.signal import SignalEvent
+from oddstream_server.domain.signal import DataOrigin, SignalEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +22,37 @@ class StrategyState:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingQuote:
+    """A leg of a signal whose market hasn't had a usable quote since."""
+
+    signal_id: str
+    leg_number: int
+    market_id: str
+    after_us: int
+    """Receive time of the row that triggered the signal."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextQuote:
+    """The touch one quote later of a signal's leg."""
+
+    signal_id: str
+    leg_number: int
+    touch: Touch
+
+
+@dataclass(frozen=True, slots=True)
+class HitRate:
+    """How often a strategy's graded signals had a positive realised edge."""
+
+    strategy_id: str
+    kind_version: int
+    params_digest: str
+    data_origin: DataOrigin
+    rate_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What the strategies make of a stored batch."""
 
@@ -30,6 +60,8 @@ class Decision:
     """In order, without sequence."""
     states: tuple[StrategyState, ...] = ()
     """Only those that changed."""
+    next_quotes: tuple[NextQuote, ...] = ()
+    """Of these signals and of earlier ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +151,14 @@ class PipelineStore(Protocol):
 
     async def active_signals(self) -> Sequence[SignalEvent]:
         """The last CREATED or REVISED event of every opportunity that is still ACTIVE."""
+        ...
+
+    async def waiting_quotes(self) -> Sequence[WaitingQuote]:
+        """The legs of signals that aren't graded and still wait for a quote."""
+        ...
+
+    async def hit_rates(self, minimum_graded: int) -> Sequence[HitRate]:
+        """Of strategies, as they were configured, with so many graded signals or more of one origin."""
         ...
 
     async def save_feed_status(self, status: FeedStatus) -> None: ...

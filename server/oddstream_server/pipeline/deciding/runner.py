@@ -13,7 +13,7 @@ from typing import Any
 
 from oddstream_server.application import as_of
 from oddstream_server.application.as_of import EVENTS_ID, LINKS_ID, MARKETS_ID
-from oddstream_server.application.ports import Decision, StrategyState
+from oddstream_server.application.ports import Decision, HitRate, StrategyState
 from oddstream_server.domain.fitted import FittedObject
 from oddstream_server.domain.halt import HaltScope
 from oddstream_server.domain.market import Event, Market, MarketLink, Venue, is_underlying
@@ -70,6 +70,7 @@ class StrategyRunner:
         self._origin = origin
         self._halts: tuple[HaltScope, ...] = ()
         self._fitted: tuple[FittedObject, ...] = ()
+        self._confidences: dict[tuple[str, DataOrigin], int] = {}
         self._on_failure = on_failure
         self._on_dropped = on_dropped
         self._checkpoints = checkpoints
@@ -92,6 +93,7 @@ class StrategyRunner:
         :raises ValueError: as the constructor does.
         """
         self._set_strategies(strategies)
+        self._confidences = {}
 
     def _reset(self) -> None:
         self._memory = Memory(self.strategies, self._gate, self._on_dropped)
@@ -142,6 +144,15 @@ class StrategyRunner:
         """All fitted objects there are; each is used for rows after its effect."""
         self._fitted = tuple(objects)
         self._rows.tables = FittedTables(self._fitted)
+
+    def offer_hit_rates(self, rates: Iterable[HitRate]) -> None:
+        """What the signals graded so far came to; a signal's confidence is that of its strategy as it runs now."""
+        running = {(s.strategy_id, s.kind.version, s.params_digest) for s in self.strategies}
+        self._confidences = {
+            (rate.strategy_id, rate.data_origin): rate.rate_ppm
+            for rate in rates
+            if (rate.strategy_id, rate.kind_version, rate.params_digest) in running
+        }
 
     @property
     def has_news(self) -> bool:
@@ -420,6 +431,7 @@ class StrategyRunner:
         if verdict is None and run.opened is None:
             return ()
         event_id = self._event_id_of(about)
+        origin = self._origin(Venue(as_of.fact_venue(about)))
         subject = tracker.Subject(
             strategy_id=strategy.strategy_id,
             kind=strategy.kind.kind,
@@ -427,7 +439,8 @@ class StrategyRunner:
             params_digest=self._digests[strategy.strategy_id],
             subject_id=as_of.fact_key(about)[1],
             event_id=event_id,
-            data_origin=self._origin(Venue(as_of.fact_venue(about))),
+            data_origin=origin,
+            confidence_ppm=self._confidences.get((strategy.strategy_id, origin)),
         )
         run.opened, events = tracker.observe(subject, run.opened, verdict, row_time_us, reason)
         return events

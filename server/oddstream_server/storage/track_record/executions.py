@@ -84,7 +84,8 @@ class ExecutionStore:
         self._database = database
 
     async def list_executions(self, where: ExecutionFilter, after: Key | None, limit: int) -> Page[Execution]:
-        conditions, arguments = ["true"], []
+        conditions: list[str] = ["true"]
+        arguments: list[Any] = []
 
         def given(condition: str, *values: Any) -> None:
             first = len(arguments) + 1

@@ -1,9 +1,13 @@
-"""Strategies and their parameters, as messages."""
+"""Strategies, their parameters and their track records, as messages."""
 
-from oddstream.v1 import strategy_pb2
+from dataclasses import fields
+
+from oddstream.v1 import disclaimer_pb2, strategy_pb2, time_range_pb2, venue_pb2
 from oddstream_server.application.operations.strategy_settings import strategy_etag
+from oddstream_server.application.ports import TimeRange
 from oddstream_server.domain.strategy import StrategyDescription, StrategyOrigin, StrategyParameter
-from oddstream_server.transport.converters.values import duration, enum_table, timestamp
+from oddstream_server.domain.track_record import TRACK_RECORD_DISCLAIMER, Figures, Horizon, TrackRecord
+from oddstream_server.transport.converters.values import VENUES, duration, enum_table, stamp, timestamp
 
 ORIGINS = enum_table(StrategyOrigin, strategy_pb2.StrategyOrigin, "STRATEGY_ORIGIN")
 PARAMETER_TYPES = {
@@ -13,6 +17,8 @@ PARAMETER_TYPES = {
     "count": strategy_pb2.PARAMETER_TYPE_INTEGER,
     "bool": strategy_pb2.PARAMETER_TYPE_BOOLEAN,
 }
+HORIZONS = enum_table(Horizon, strategy_pb2.PerformanceHorizon, "PERFORMANCE_HORIZON")
+_FIGURES = tuple(f.name for f in fields(Figures) if f.name != "calibration")
 _UNITS = {"micros": "USD", "ppm": "1"}
 
 
@@ -36,6 +42,47 @@ def strategy_message(strategy: StrategyDescription) -> strategy_pb2.Strategy:
         origin=ORIGINS[strategy.origin],
         update_time=timestamp(strategy.update_time_us),
         etag=strategy_etag(strategy),
+    )
+
+
+def track_record_message(record: TrackRecord, asked: TimeRange) -> strategy_pb2.StrategyPerformance:
+    """:param asked: the stretch of trigger times; where it is open, the first and the last signal bound it."""
+    first_us, last_us = record.first_trigger_us, record.last_trigger_us
+    from_us = first_us if asked.from_us is None else asked.from_us
+    to_us = (None if last_us is None else last_us + 1) if asked.to_us is None else asked.to_us
+    return strategy_pb2.StrategyPerformance(
+        strategy_id=record.strategy_id,
+        kind_version=record.kind_version,
+        period=time_range_pb2.TimeRange(start_time=timestamp(from_us), end_time=timestamp(to_us)),
+        overall=_figures(record.overall),
+        slices=[
+            strategy_pb2.PerformanceSlice(
+                venue=VENUES[s.venue] if s.venue is not None else venue_pb2.VENUE_UNSPECIFIED,
+                horizon=(
+                    HORIZONS[s.horizon] if s.horizon is not None else strategy_pb2.PERFORMANCE_HORIZON_UNSPECIFIED
+                ),
+                figures=_figures(s.figures),
+            )
+            for s in record.slices
+        ],
+        disclaimer=disclaimer_pb2.Disclaimer(code=TRACK_RECORD_DISCLAIMER[0], text=TRACK_RECORD_DISCLAIMER[1]),
+        compute_time=stamp(record.compute_time_us),
+    )
+
+
+def _figures(figures: Figures) -> strategy_pb2.PerformanceFigures:
+    return strategy_pb2.PerformanceFigures(
+        **{name: getattr(figures, name) for name in _FIGURES},
+        calibration=[
+            strategy_pb2.CalibrationBin(
+                start_price_micros=b.start_price_micros,
+                end_price_micros=b.end_price_micros,
+                count=b.count,
+                mean_forecast=b.mean_forecast,
+                frequency=b.frequency,
+            )
+            for b in figures.calibration
+        ],
     )
 
 
