@@ -166,6 +166,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
             unauthenticated_calls_per_minute=settings.unauthenticated_calls_per_minute,
             units_per_minute=settings.calls_per_minute,
             streams_per_key=settings.streams_per_key,
+            maximum_unary_calls=settings.maximum_unary_calls,
             certificate_roles=CertificateRoles(
                 dict(settings.tls_client_roles), lambda name: certificate_pseudonym(sealer, name)
             )
