@@ -33,9 +33,18 @@ bench-unary: .venv/dev.stamp ## a unary call beside a bare gRPC echo and FastAPI
 	@$(BIN)/uv sync -q --locked --inexact --group bench-web
 	@$(BIN)/python -m loadtests.unary
 
+.PHONY: bench-stream
+bench-stream: .venv/dev.stamp ## the signal stream beside naive grpc.aio and websockets; a tick's way to a subscriber (CHECK=1, QUICK=1)
+	@$(BIN)/uv sync -q --locked --inexact --group bench-web
+	@$(BIN)/python -m loadtests.stream
+
 .PHONY: drill-stream
 drill-stream: .venv/dev.stamp ## the stream's reliability tests in full: 50 kills, 30 s without Redis and of a stopped leader, 3,000 clients
 	@ODDSTREAM_DRILL=long $(BIN)/python -m pytest -n 0 -s tests/reliability/streams $(ARGS)
+
+.PHONY: drill-backtests
+drill-backtests: .venv/dev.stamp ## 50 backtests while workers are killed 20 times, 10 cancels, strategies that misbehave, servers that restart
+	@ODDSTREAM_DRILL=long $(BIN)/python -m pytest -n 0 -s tests/reliability/backtests $(ARGS)
 
 .PHONY: drill-rotation
 drill-rotation: .venv/dev.stamp ## database passwords changed every 5 s for 60 s under load, then the Vault stopped: 0 failed calls

@@ -108,6 +108,16 @@ def test_a_strategy_that_raises_fails_the_run_and_is_named() -> None:
     assert failed.value.metadata == {"kind": "test.broken"}
 
 
+def _takes_more_than_there_is(state: Any, params: Any, row: Any, out: Any) -> None:
+    raise MemoryError
+
+
+def test_a_strategy_that_runs_out_of_memory_is_not_taken_for_one_that_raises() -> None:
+    scene = Scene([a_recorded()]).quote(1, 40, 41, cue=1).quote(2, 40, 41)
+    with pytest.raises(MemoryError):
+        scene.run(cue("test.hungry", step=_takes_more_than_there_is))
+
+
 def test_two_shards_with_one_market_do_not_merge() -> None:
     world = a_backtest_world(1)
     config = BacktestConfig((cue(),), world.start_us, world.end_us, 10**9)

@@ -36,7 +36,7 @@ from oddstream_server.transport.backtest_service import BacktestService
 from tests.grpc.administered import request_id
 from tests.grpc.backtest_cases import good_config, good_sweep
 from tests.grpc.running_server import Running, World, bearer, failure_of, now_us, running
-from tests.jobs.conftest import SECOND, T0, market, quotes
+from tests.jobs.bench import SECOND, T0, market, quotes
 
 Auth = tuple[tuple[str, str], ...]
 

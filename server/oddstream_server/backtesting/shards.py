@@ -125,8 +125,8 @@ def find_intents(
                 steps = steps_of(strategy.kind, terms.universe, shard, plain=plain)
                 part = SignalPass(strategy, number, terms, **wanted).run(steps)
                 in_order = in_order and not len(steps.made_by)
-        except OddstreamError:
-            raise
+        except (OddstreamError, MemoryError):
+            raise  # what runs out of memory isn't told apart by who asked last
         except Exception as error:
             raise _failed(strategy, error) from error
         found.append(part.intents)

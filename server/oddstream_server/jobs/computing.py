@@ -139,6 +139,10 @@ async def guarded(work: Callable[[], Awaitable[None]]) -> RunError | None:
             "RESOURCE_EXHAUSTED",
         )
     except OddstreamError as error:
+        if error.__cause__ is not None:
+            log.warning(
+                "a backtest failed", reason=error.reason, exc_info=error.__cause__
+            )  # for who wrote the strategy
         return RunError(error.reason, error.message, _STATUSES.get(type(error), "FAILED_PRECONDITION"))
     except Exception:
         log.exception("a backtest failed for a fault of ours")

@@ -52,6 +52,8 @@ class Stage:
     key_id: str
     database: Database
     settings: dict[str, str] = field(default_factory=dict)
+    sources: str = SOURCES
+    """PYTHONPATH of the processes."""
     processes: list["subprocess.Popen[str]"] = field(default_factory=list)
     writers: list["Writer"] = field(default_factory=list)
 
@@ -69,7 +71,7 @@ class Stage:
             **settings,
         }
         variables = {f"ODDSTREAM_{name.upper()}": value for name, value in named.items()}
-        return {"PATH": "/usr/bin:/bin", "HOME": str(self.root), "PYTHONPATH": SOURCES, **variables}
+        return {"PATH": "/usr/bin:/bin", "HOME": str(self.root), "PYTHONPATH": self.sources, **variables}
 
     def start(self, arguments: Sequence[str], settings: dict[str, str], plant: str = "") -> "subprocess.Popen[str]":
         command = ["-m", "tests.reliability.streams.planted", plant] if plant else ["-m", "oddstream_server"]
@@ -208,17 +210,19 @@ def _listens(port: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def stage(database_url: str, redis_url: str, settings: dict[str, str] | None = None) -> AsyncIterator[Stage]:
-    """:param database_url: of a migrated database."""
+async def stage(
+    database_url: str, redis_url: str, settings: dict[str, str] | None = None, role: Role = Role.VIEWER
+) -> AsyncIterator[Stage]:
+    """:param database_url: of a migrated database.
+    :param role: of the key.
+    """
     root = Path(tempfile.mkdtemp(prefix="oddstream-tests-"))
     root.chmod(0o711)
     folder = DataFolder.at(root / "data")
     folder.create()
     keys = load_or_make_keys(folder.keys, database_is_new=True)
     database = Database(database_url, pool_size=2)
-    issued = new_key(
-        Peppers(keys.peppers), owner="bots", role=Role.VIEWER, scopes=Scopes(), now_us=time.time_ns() // 1000
-    )
+    issued = new_key(Peppers(keys.peppers), owner="bots", role=role, scopes=Scopes(), now_us=time.time_ns() // 1000)
     await ApiKeyStore(database).create(issued.stored)
     await SignalLogStore(database).mint_data_set_id()
     made = Stage(
