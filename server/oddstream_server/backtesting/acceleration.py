@@ -2,11 +2,16 @@
 
 A loop that calls a strategy's step is a copy of one function with the step bound in, so that the compiler sees through
 the call. Compiled code is kept on disk under a name that holds a digest of every function and constant it was made of.
+A function takes seconds to compile: of several processes that want it one compiles, and the others take it from there.
 """
 
+import contextlib
+import fcntl
 import hashlib
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, TypeVar
 
@@ -68,8 +73,39 @@ def _compile(
         jitted = numba.njit(cache=True, **options)(copy)
     except RuntimeError:
         # neither beside the module nor in the user's cache can anything be kept: compiled anew in each process
-        jitted = numba.njit(**options)(copy)
+        return numba.njit(**options)(copy)  # type: ignore[no-any-return]  # numba is untyped
+    _compile_once(jitted, copy.__qualname__)
     return jitted
+
+
+def _compile_once(jitted: Any, name: str) -> None:
+    """Let one process at a time compile ``jitted``; who waited finds it on disk.
+
+    What a function calls is compiled under its lock, and functions don't call each other in circles: no deadlock.
+    """
+    compile_ = jitted.compile
+    lock = Path(jitted._cache.cache_path) / f"{name}.lock"
+
+    def compile_alone(signature: Any) -> Any:
+        with _held(lock):
+            return compile_(signature)
+
+    jitted.compile = compile_alone
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError:  # the folder can't be written: nothing will be kept there either
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _copy(function: FunctionType, bindings: dict[str, Any]) -> FunctionType:
