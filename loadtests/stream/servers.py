@@ -19,6 +19,7 @@ from loadtests.stream.feed_server import FeedServer
 from loadtests.stream.payloads import PAYLOADS
 from loadtests.stream.raw_client import METHOD, SERVICE
 from loadtests.stream.rivals import NaiveServer, WebsocketServer
+from oddstream_server.lifecycle import calm_collector
 from oddstream_server.transport.server import ServerOptions
 
 SERVER_CORE, CLIENT_CORE = 0, 1
@@ -46,6 +47,8 @@ async def serve(mode: str, payload: str) -> None:
         server = WebsocketServer(PAYLOADS[payload])
         port = await server.start()
     else:
+        if mode == "feed":
+            calm_collector()  # as every process of the product
         server = FeedServer(PAYLOADS[payload]) if mode == "feed" else NaiveServer(PAYLOADS[payload])
         handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_stream_rpc_method_handler(server.watch)
         aio.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))

@@ -7,6 +7,7 @@ flight are awaited, then workers, Redis, the database, and metrics last. Nothing
 
 import asyncio
 import ctypes
+import gc
 import os
 import signal
 import time
@@ -35,6 +36,17 @@ def die_with_parent(parent_pid: int, signum: signal.Signals = signal.SIGTERM) ->
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) was refused")
     if os.getppid() != parent_pid:
         raise ParentGone(f"parent {parent_pid} is gone")
+
+
+def calm_collector() -> None:
+    """Let the garbage collector look less often, and not at what was made up to now.
+
+    A message to a thousand streams makes thousands of short-lived objects at once, and so do a batch's decisions: at
+    the usual 700 the collector took a sixth of a feed's time. What has no cycles is freed at once either way.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 SAME_WISH_SECONDS = 1.0

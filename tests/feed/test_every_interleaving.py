@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oddstream_server.application.ports import SignalFilter
+from oddstream_server.domain.errors import OutOfRange, Unavailable
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.signal import DataOrigin, Direction, SignalEvent, SignalEventType
 from oddstream_server.feed.signals.batches import BatchLimits
@@ -109,7 +110,12 @@ class Reader:
             if self.subscription is None:
                 token = self.messages[-1].token if self.messages else None
                 start = resume(token) if token else self.f.after(self.start)
-                self.subscription = await self.f.watch(self.where, start, view=self.view, heartbeat_s=60)
+                try:
+                    self.subscription = await self.f.watch(self.where, start, view=self.view, heartbeat_s=60)
+                except (Unavailable, OutOfRange) as error:  # as a bot does where the log is away or lags: again, later
+                    if isinstance(error, OutOfRange) and not self.f.log.hidden:
+                        raise
+                    continue
             delivery = await self.subscription.next()
             self.messages.append(read_message(delivery.batch))
 

@@ -27,7 +27,7 @@ from oddstream_server.application.secrets.sealing import Sealer
 from oddstream_server.embedded.layout import DataFolder
 from oddstream_server.identity.access_tokens import AccessTokens, TokenRules
 from oddstream_server.identity.key_set import KeySet
-from oddstream_server.lifecycle import StopSignal, die_with_parent
+from oddstream_server.lifecycle import StopSignal, calm_collector, die_with_parent
 from oddstream_server.observability.logging import configure_logging
 from oddstream_server.observability.operations import OperationsServer, State, process_metrics
 from oddstream_server.secrets.held import HeldSecrets
@@ -225,6 +225,7 @@ def run_worker(settings: Settings, process: str, main: Callable[[StopSignal], Co
     start_logging(settings, process)
     if settings.parent_pid is not None:
         die_with_parent(settings.parent_pid)
+    calm_collector()
 
     async def body() -> None:
         with StopSignal() as stop:

@@ -1,6 +1,10 @@
 """What the streams of a serving process do."""
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 KINDS = ("signals", "quotes", "backtests")
 END_REASONS = ("client", "slow_consumer", "draining", "stream_age", "data_set_changed", "history_trimmed")
@@ -14,12 +18,10 @@ class FeedMetrics:
         ended = Counter(
             "oddstream_streams_ended", "Streams that ended, by reason.", ["kind", "reason"], registry=registry
         )
-        messages = Counter("oddstream_stream_messages", "Messages with entries.", ["kind"], registry=registry)
-        entries = Counter("oddstream_stream_entries", "Events or quotes in them.", ["kind"], registry=registry)
         self._streams = {kind: streams.labels(kind) for kind in KINDS}
         self._ended = {(k, r): ended.labels(k, r) for k in KINDS for r in END_REASONS}
-        self._messages = {kind: messages.labels(kind) for kind in KINDS}
-        self._entries = {kind: entries.labels(kind) for kind in KINDS}
+        self._delivered = _Delivered()
+        registry.register(self._delivered)
         self._events = Counter("oddstream_feed_events_read", "Events that the reader took.", registry=registry)
         self._head = Gauge(
             "oddstream_feed_head_sequence", "The log's head as this process knows it.", registry=registry
@@ -41,8 +43,8 @@ class FeedMetrics:
         self._ended[kind, reason].inc()
 
     def delivered(self, kind: str, entries: int) -> None:
-        self._messages[kind].inc()
-        self._entries[kind].inc(entries)
+        self._delivered.messages[kind] += 1
+        self._delivered.entries[kind] += entries
 
     def read(self, events: int, head_sequence: int) -> None:
         self.head_sequence = head_sequence
@@ -60,3 +62,21 @@ class FeedMetrics:
 
     def quotes_conflated(self, count: int) -> None:
         self._conflated.inc(count)
+
+
+class _Delivered(Collector):
+    """Plain numbers, told when asked for: a counter's lock for every message would be felt."""
+
+    def __init__(self) -> None:
+        self.messages = dict.fromkeys(KINDS, 0)
+        self.entries = dict.fromkeys(KINDS, 0)
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        for name, words, counts in (
+            ("oddstream_stream_messages", "Messages with entries.", self.messages),
+            ("oddstream_stream_entries", "Events or quotes in them.", self.entries),
+        ):
+            family = CounterMetricFamily(name, words, labels=["kind"])
+            for kind, count in counts.items():
+                family.add_metric([kind], count)
+            yield family

@@ -1,10 +1,11 @@
 """Joining many encoded events into one message: the shared part of what goes over the wire."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from oddstream_server.domain.signal import SignalEvent
+from oddstream_server.feed.signals.deliveries import SignalDelivery, Wire
 from oddstream_server.feed.signals.ring import Entry, View
 
 
@@ -41,6 +42,11 @@ class Batch:
     through: int
     events: int
     body: bytes
+    delivery: SignalDelivery = field(init=False)
+    """The message for whoever needs nothing beside it, one object for all of them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "delivery", SignalDelivery(self.body, self.events, wire=Wire()))
 
 
 class SignalCodec(Protocol):

@@ -10,6 +10,7 @@ from oddstream_server.domain.errors import ResourceExhausted
 from oddstream_server.domain.principal import Principal
 from oddstream_server.domain.quote import FeedStatus
 from oddstream_server.feed.signals.batches import Batch, Position, Stretch, fitting, join, unexpired
+from oddstream_server.feed.signals.deliveries import SignalDelivery, SnapshotPart, Started
 from oddstream_server.feed.signals.filters import CompiledFilter
 from oddstream_server.feed.signals.groups import FilterGroup
 from oddstream_server.feed.signals.ring import Entry
@@ -17,49 +18,6 @@ from oddstream_server.feed.streams import Closing, OpenStream, StreamRegistry
 
 if TYPE_CHECKING:
     from oddstream_server.feed.signals.feed import SignalFeed, SignalWatch
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The terms of the stream."""
-
-    data_set_id: str
-    start_sequence: int
-    oldest_sequence: int
-    watch: SignalWatch
-    end_time_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotPart:
-    as_of_sequence: int
-    complete: bool
-
-
-@dataclass(slots=True)
-class SignalDelivery:
-    """The next message: ``batch`` is shared and encoded, the rest is this subscriber's alone and mostly absent."""
-
-    batch: bytes
-    events: int
-    started: Started | None = None
-    caught_up_sequence: int | None = None
-    heartbeat: bool = False
-    statuses: Sequence[FeedStatus] = ()
-    closing: Closing | None = None
-    snapshot: SnapshotPart | None = None
-
-    @property
-    def plain(self) -> bool:
-        """True where there is nothing but the batch."""
-        return not (
-            self.started
-            or self.heartbeat
-            or self.statuses
-            or self.closing
-            or self.snapshot
-            or self.caught_up_sequence is not None
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +103,7 @@ class SignalSubscription(OpenStream):
             return None
         if self._snapshot is not None:
             return self._snapshot_message(group, self._snapshot)
-        while not group.reach(self._scanned, self._feed.ring):
+        while self._scanned < group.floor and not group.reach(self._scanned, self._feed.ring):
             batch = self._from_log()
             if batch is not None:
                 return self._message(batch, at_head=batch.through >= self._feed.ring.head)
@@ -153,7 +111,8 @@ class SignalSubscription(OpenStream):
                 return self._closing_message()
             if self._loading_at is not None:
                 return self._quiet_message()
-        self._read_log(False)
+        if self._reads_log or self._loading_at is not None:
+            self._read_log(False)
         return self._from_memory(group)
 
     def _from_memory(self, group: FilterGroup) -> SignalDelivery | None:
@@ -247,7 +206,8 @@ class SignalSubscription(OpenStream):
         if at_head:
             self._scanned = max(self._scanned, self._feed.ring.head)
         delivery = self._message(self._empty(), at_head=False)
-        delivery.heartbeat = heartbeat
+        if heartbeat:
+            delivery = replace(delivery, heartbeat=True, wire=None)
         return delivery
 
     def _snapshot_message(self, group: FilterGroup, entries: list[Entry]) -> SignalDelivery:
@@ -264,6 +224,8 @@ class SignalSubscription(OpenStream):
 
     def _message(self, batch: Batch, *, at_head: bool) -> SignalDelivery:
         self._cursor = self._scanned = batch.through
+        if self._started and not self._catching_up and self._status_version == self._feed.statuses.version:
+            return batch.delivery
         delivery = SignalDelivery(batch.body, batch.events)
         if at_head and self._catching_up:
             self._read_log(False)

@@ -16,8 +16,9 @@ from oddstream_server.domain.quote import Quote
 from oddstream_server.domain.signal import SignalEvent
 from oddstream_server.feed.quotes import QuoteDelivery, QuoteSubscription, Reset
 from oddstream_server.feed.signals.batches import Position, Stretch
+from oddstream_server.feed.signals.deliveries import SignalDelivery
 from oddstream_server.feed.signals.ring import View
-from oddstream_server.feed.signals.subscriptions import SignalDelivery, SignalSubscription
+from oddstream_server.feed.signals.subscriptions import SignalSubscription
 from oddstream_server.feed.streams import Closing
 from oddstream_server.transport.converters.signals import signal_event_message
 from oddstream_server.transport.converters.ticks import feed_status_message, quote_message
@@ -26,6 +27,8 @@ from oddstream_server.transport.tokens import ResumePoint, resume_token
 
 VIEWS = {View.BASIC: signal_pb2.SIGNAL_VIEW_BASIC, View.FULL: signal_pb2.SIGNAL_VIEW_FULL}
 _LENGTH_DELIMITED = 2
+_SHARED_FOR_US = 1_000
+"""How exact the send time of a message that many are sent is."""
 
 
 def entry(field_number: int, body: bytes) -> bytes:
@@ -90,11 +93,17 @@ class QuoteWireCodec:
 
 
 def signal_stream_message(delivery: SignalDelivery, subscription: SignalSubscription, now_us: int) -> bytes:
-    """A serialised WatchSignalsResponse."""
+    """A serialised WatchSignalsResponse; within a millisecond the same one for all who share the delivery."""
+    wire = delivery.wire
+    if wire is not None and now_us < wire.until_us:
+        return wire.body
     own = signal_service_pb2.WatchSignalsResponse(send_time=stamp(now_us))
-    if not delivery.plain:
+    if wire is None:
         _add_own_part(own, delivery, subscription)
-    return delivery.batch + own.SerializeToString()
+    body = delivery.batch + own.SerializeToString()
+    if wire is not None:
+        wire.body, wire.until_us = body, now_us + _SHARED_FOR_US
+    return body
 
 
 def _add_own_part(
