@@ -11,10 +11,11 @@ from oddstream_server.domain.principal import Principal, Role
 from oddstream_server.feed.feed_statuses import FeedStatuses
 from oddstream_server.feed.observer import EndReason, NullFeedObserver, StreamKind
 from oddstream_server.feed.signals.batches import SignalCodec
+from oddstream_server.feed.signals.deliveries import SignalDelivery
 from oddstream_server.feed.signals.feed import FeedLimits, SignalFeed, SignalWatch
 from oddstream_server.feed.signals.ring import View
 from oddstream_server.feed.signals.starts import Start, StartAfter, StartNow
-from oddstream_server.feed.signals.subscriptions import SignalDelivery, SignalSubscription
+from oddstream_server.feed.signals.subscriptions import SignalSubscription
 from oddstream_server.feed.streams import StreamLimits, StreamRegistry
 from tests.feed.memory_log import START_US, MemorySignalLog, ReadableCodec, ReadMessage, read_message
 
