@@ -2,7 +2,8 @@
 
 ``echo`` is gRPC alone, answering the same bytes. ``cached`` and ``row`` are this project's chain and handler, with the
 market in memory and in PostgreSQL. ``fastapi`` and ``fastapi_row`` do the same reads as JSON, with the same key check,
-limiter, log line and metrics. Prints its port, then on each line of stdin the CPU seconds it has used.
+limiter, log line and metrics. Prints its port, then on each line of stdin the CPU seconds it has used. ``stages``
+prints the CPU time of each layer and ends.
 """
 
 import asyncio
@@ -11,20 +12,25 @@ import os
 import resource
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 from prometheus_client import CollectorRegistry
 
+from loadtests.unary.stages import stage_times_us
 from loadtests.unary.world import METHOD, SERVICE, Given, sample_market
 from oddstream.v1 import market_service_pb2_grpc
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.application.markets import Markets
 from oddstream_server.domain.market import Market
-from oddstream_server.interceptors.assembly import ChainSettings, build_chain
+from oddstream_server.interceptors.assembly import ChainSettings, build_layers
+from oddstream_server.interceptors.call import Interceptor
+from oddstream_server.interceptors.chain import Chain
 from oddstream_server.interceptors.in_flight import InFlight
+from oddstream_server.interceptors.methods import method_table
 from oddstream_server.observability.logging import configure_logging
 from oddstream_server.shared_state.connection import SharedState
 from oddstream_server.shared_state.limiter import LeasedRateLimiter
@@ -32,7 +38,7 @@ from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.ticks import TickStore
-from oddstream_server.transport.contract import load_contract
+from oddstream_server.transport.contract import Contract, load_contract
 from oddstream_server.transport.converters.markets import market_message
 from oddstream_server.transport.health import HealthServicer
 from oddstream_server.transport.market_service import MarketService
@@ -68,7 +74,18 @@ async def echo() -> int:
     return port
 
 
-async def chain(given: Given, *, cached: bool) -> int:
+@dataclass(frozen=True)
+class Parts:
+    """What the chain and its handler are made of."""
+
+    layers: tuple[Interceptor, ...]
+    contract: Contract
+    in_flight: InFlight
+    service: MarketService
+    authenticator: Authenticator
+
+
+def parts(given: Given, *, cached: bool) -> Parts:
     registry = CollectorRegistry()
     database = Database(given.database_url, pool_size=4, max_overflow=0)
     shared = SharedState(given.redis_url, registry, timeout_seconds=2)
@@ -78,23 +95,35 @@ async def chain(given: Given, *, cached: bool) -> int:
     kind = HeldMarkets if cached else Markets
     markets = kind(CatalogStore(database), TickStore(database), unused, unused, now_us)
     service = MarketService(markets, unused, now_us)  # type: ignore[abstract]  # its decorator answers the rest
-    interceptor = build_chain(
+    contract = load_contract()
+    layers = build_layers(
         ChainSettings(units_per_minute=UNITS_PER_MINUTE),
-        load_contract(),
+        contract,
         authenticator,
         LeasedRateLimiter(shared, registry),
         in_flight,
         registry,
     )
+    return Parts(layers, contract, in_flight, service, authenticator)
+
+
+async def chain(given: Given, *, cached: bool) -> int:
+    made = parts(given, cached=cached)
     server = GrpcServer(
         ServerOptions(port=0),
-        interceptor,
-        in_flight,
+        Chain(made.layers, method_table(made.contract), made.in_flight),
+        made.in_flight,
         HealthServicer([SERVICE]),
-        (lambda s: market_service_pb2_grpc.add_MarketServiceServicer_to_server(service, s),),
+        (lambda s: market_service_pb2_grpc.add_MarketServiceServicer_to_server(made.service, s),),
     )
-    _KEPT.extend((server, asyncio.create_task(authenticator.run())))
+    _KEPT.extend((server, asyncio.create_task(made.authenticator.run())))
     return await server.start()
+
+
+async def stages(given: Given, key: str) -> None:
+    """Print where the time of a cached read goes, as one JSON object."""
+    made = parts(given, cached=True)
+    print(json.dumps(await stage_times_us(made.layers, made.contract, made.service.GetMarket, key)), flush=True)
 
 
 def _length(size: int) -> bytes:
@@ -146,4 +175,9 @@ def _profiler() -> Any:
 
 if __name__ == "__main__":
     os.sched_setaffinity(0, {0})
-    asyncio.run(serve(sys.argv[1], Given(**json.loads(sys.argv[2]))))
+    given = Given(**json.loads(sys.argv[2]))
+    if sys.argv[1] == "stages":
+        configure_logging(level="info", json=True, file=Path(given.log_file), process="stages")
+        asyncio.run(stages(given, sys.argv[3]))
+    else:
+        asyncio.run(serve(sys.argv[1], given))

@@ -10,6 +10,7 @@ from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.ports import RateLimiter
 from oddstream_server.interceptors.admission import AdmissionInterceptor
 from oddstream_server.interceptors.authentication import AuthenticationInterceptor
+from oddstream_server.interceptors.call import Interceptor
 from oddstream_server.interceptors.chain import Chain
 from oddstream_server.interceptors.deadline import DeadlineInterceptor
 from oddstream_server.interceptors.errors import ErrorsInterceptor
@@ -51,7 +52,22 @@ def build_chain(
     denials: Denials | None = None,
 ) -> Chain:
     methods = method_table(contract)
-    layers = (
+    layers = build_layers(settings, contract, authenticator, limiter, in_flight, registry, denials)
+    return Chain(layers, methods, in_flight)
+
+
+def build_layers(
+    settings: ChainSettings,
+    contract: Contract,
+    authenticator: Authenticator,
+    limiter: RateLimiter,
+    in_flight: InFlight,
+    registry: CollectorRegistry,
+    denials: Denials | None = None,
+) -> tuple[Interceptor, ...]:
+    """The layers in their order, outermost first."""
+    methods = method_table(contract)
+    return (
         RequestContextInterceptor(PeerAddresses(settings.trusted_proxies)),
         MetricsInterceptor(registry, methods.values()),
         ErrorsInterceptor(),
@@ -65,4 +81,3 @@ def build_chain(
         ValidationInterceptor(contract),
         VenueScopeInterceptor(),
     )
-    return Chain(layers, methods, in_flight)
