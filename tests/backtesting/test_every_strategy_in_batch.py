@@ -23,6 +23,8 @@ from oddstream_server.pipeline.deciding.runner import StrategyRunner
 from oddstream_server.strategies.registry import ConfiguredStrategy, Registry
 from tests.strategies.worlds import LOOSE, START_US, World, a_world, a_world_for, entry_of
 
+pytestmark = pytest.mark.no_cover  # tracing would take most of the time; shorter tests run the same lines
+
 KINDS = [kind.kind for kind in Registry()]
 SEEDS = (1, 2, 3)
 

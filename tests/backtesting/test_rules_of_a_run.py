@@ -24,6 +24,8 @@ from tests.backtesting.scenes import (
 )
 from tests.strategies.worlds import START_US
 
+pytestmark = pytest.mark.no_cover  # tracing would take most of the time; shorter tests run the same lines
+
 
 def a_settlement(
     payout: int | None, known_s: int, paid_s: int | None, revision: int = 1, void: bool = False

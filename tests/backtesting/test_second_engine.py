@@ -11,6 +11,8 @@ from oddstream_server.strategies.registry import ConfiguredStrategy, Registry
 from tests.backtesting.reference_engine import reference_hash
 from tests.backtesting.worlds import BacktestWorld, a_backtest_world
 
+pytestmark = pytest.mark.no_cover  # tracing would take most of the time; shorter tests run the same lines
+
 REVERSION = Registry().configure("stat.mean_reversion", {"minimum_rows": 8, "minimum_buckets": 3})
 SUM = Registry().configure("arb.event_sum")
 FLOW = Registry().configure(

@@ -21,8 +21,16 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture
-def fresh() -> Iterator[Installation]:
+def fresh(request: pytest.FixtureRequest) -> Iterator[Installation]:
+    with installation(**getattr(request, "param", {})) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Installation]:
+    """Started once for the tests that leave it running."""
     with installation() as made:
+        made.start()
         yield made
 
 
@@ -84,6 +92,7 @@ def test_one_command_brings_signals_and_a_follower_goes_on_over_kill_9_without_a
     assert follower.sequences == list(range(1, len(follower.sequences) + 1))
 
 
+@pytest.mark.parametrize("fresh", [{"traced": True}], indirect=True)
 def test_ctrl_c_drains_and_leaves_nothing_behind(fresh):
     fresh.start()
     assert fresh.leftovers()
@@ -97,12 +106,11 @@ def test_ctrl_c_drains_and_leaves_nothing_behind(fresh):
     assert not [line for line in fresh.log_lines() if line["level"] in ("error", "critical")]
 
 
-def test_a_second_server_on_the_same_folder_is_refused_in_words(fresh):
-    fresh.start()
+def test_a_second_server_on_the_same_folder_is_refused_in_words(running):
     second = subprocess.run(
         [sys.executable, "-m", "oddstream_server", "run"],
-        env=fresh.environment(),
-        cwd=fresh.root,
+        env=running.environment(),
+        cwd=running.root,
         capture_output=True,
         text=True,
         timeout=60,
@@ -110,14 +118,13 @@ def test_a_second_server_on_the_same_folder_is_refused_in_words(fresh):
     )
     assert second.returncode == 2
     assert "can't start: " in second.stderr
-    assert str(fresh.pid) in second.stderr
+    assert str(running.pid) in second.stderr
     assert "Traceback" not in second.stderr
-    assert fresh.get("/health/ready") == "ready\n"
+    assert running.get("/health/ready") == "ready\n"
 
 
-def test_simulated_data_is_marked_everywhere_and_left_out_unless_asked_for(fresh):
-    fresh.start()
-    with oddstream.Client(fresh.target, api_key=fresh.key) as client:
+def test_simulated_data_is_marked_everywhere_and_left_out_unless_asked_for(running):
+    with oddstream.Client(running.target, api_key=running.key) as client:
         watch = client.watch_signals(start=oddstream.active_signals(), include_simulated=True)
         for event in itertools.islice(watch, 5):
             assert event.signal.data_origin == venue_pb2.DATA_ORIGIN_SIMULATED
@@ -126,27 +133,26 @@ def test_simulated_data_is_marked_everywhere_and_left_out_unless_asked_for(fresh
         assert not client.signals.ListSignals(signal_service_pb2.ListSignalsRequest()).signals
         listed = client.signals.ListSignals(signal_service_pb2.ListSignalsRequest(include_simulated=True))
         assert listed.signals
-        quiet = client.watch_signals(start=_from_the_beginning(fresh))
+        quiet = client.watch_signals(start=_from_the_beginning(running))
         timer = threading.Timer(3, quiet.close)
         timer.start()
         assert list(quiet) == []
         timer.join()
 
 
-def test_a_worker_that_is_killed_comes_back_and_the_stream_goes_on(fresh):
-    fresh.start()
-    follower = Follower(fresh)
+def test_a_worker_that_is_killed_comes_back_and_the_stream_goes_on(running):
+    follower = Follower(running)
     try:
         follower.wait_for(5)
         for name in ("serve", "pipeline"):
-            os.kill(_worker_pid(fresh, name), signal.SIGKILL)
+            os.kill(_worker_pid(running, name), signal.SIGKILL)
             follower.wait_for(len(follower.sequences) + 5)
     finally:
         follower.close()
     assert follower.sequences == list(range(1, len(follower.sequences) + 1))
     restarted = 'oddstream_worker_restarts_total{name="pipeline",worker="supervisor"} 1.0'
     deadline = time.monotonic() + 30
-    while restarted not in fresh.get("/metrics"):  # events of before the kill may have been enough for the follower
+    while restarted not in running.get("/metrics"):  # events of before the kill may have been enough for the follower
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -159,9 +165,8 @@ def _worker_pid(server: Installation, name: str) -> int:
     raise AssertionError(f"no process of {name}")
 
 
-def test_what_the_market_service_tells_of_a_signal_s_market_fits_the_signal(fresh):
-    fresh.start()
-    with oddstream.Client(fresh.target, api_key=fresh.key) as client:
+def test_what_the_market_service_tells_of_a_signal_s_market_fits_the_signal(running):
+    with oddstream.Client(running.target, api_key=running.key) as client:
         watch = client.watch_signals(
             start=oddstream.active_signals(), include_simulated=True, view=signal_pb2.SIGNAL_VIEW_FULL
         )

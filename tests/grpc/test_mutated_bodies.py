@@ -14,6 +14,8 @@ from oddstream_server.interceptors.assembly import ChainSettings
 from tests.grpc.running_server import CONTRACT, Running, World, bearer, read_failure, running
 from tests.grpc.stored_world import MARKET, STRATEGY, StoredWorld, book, market, quotes, signal
 
+pytestmark = pytest.mark.no_cover  # tracing would take most of the time; shorter tests run the same lines
+
 SERVED_BODIES, REFUSED_BODIES = 60, 4
 FAULTS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 

@@ -33,6 +33,8 @@ from oddstream_server.venues.simulated.feed import Feed
 from oddstream_server.venues.simulated.world import World as SimulatedWorld
 from tests.strategies.worlds import LOOSE, START_US, World, a_quote, a_world, a_world_for, entry_of, with_a_link
 
+pytestmark = pytest.mark.no_cover  # tracing would take most of the time; shorter tests run the same lines
+
 KINDS = [kind.kind for kind in Registry()]
 HOUR_US = 3_600_000_000
 

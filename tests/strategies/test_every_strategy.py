@@ -18,6 +18,8 @@ from oddstream_server.strategies.kernel import MISSING, Kernel
 from oddstream_server.strategies.registry import ConfiguredStrategy, Registry
 from tests.strategies.worlds import LOOSE, World, a_world_for, bodies
 
+pytestmark = pytest.mark.no_cover  # tracing would take most of the time; shorter tests run the same lines
+
 KINDS = [kind.kind for kind in Registry()]
 SEEDS = (1, 2, 3)
 

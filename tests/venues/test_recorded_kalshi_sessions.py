@@ -19,7 +19,8 @@ from tests.emulator.recorded import RecordedKalshiSocket
 from tests.emulator.signatures import TestKey
 from tests.venues.recorded import FOLDER, lines, needs_recordings, plain_json
 
-pytestmark = needs_recordings
+# Tracing would take most of the time; shorter tests run the same lines.
+pytestmark = [needs_recordings, pytest.mark.no_cover]
 
 KEY = TestKey()
 MARKETS = (

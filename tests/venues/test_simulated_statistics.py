@@ -20,6 +20,8 @@ from oddstream_server.venues.simulated.series import MINUTE_US
 from oddstream_server.venues.simulated.statistics import ExclusiveSum, FeedStatistics, Top
 from tests.venues.recorded import FOLDER, body, lines, names, needs_recordings, plain_json
 
+pytestmark = pytest.mark.no_cover  # tracing would take most of the time; shorter tests run the same lines
+
 MICROS = 1_000_000
 
 
@@ -36,17 +38,14 @@ def assert_within_two_times(name: str, simulated: Figures, recorded: Figures) ->
     assert far == {}
 
 
-@pytest.mark.no_cover
 def test_fifteen_minute_markets_are_like_the_recorded_ones() -> None:
     assert_within_two_times("15-minute markets", figures.simulated_fast(), figures.RECORDED_FAST)
 
 
-@pytest.mark.no_cover
 def test_sports_are_like_the_recorded_ones() -> None:
     assert_within_two_times("sports", figures.simulated_sports(), figures.RECORDED_SPORTS)
 
 
-@pytest.mark.no_cover
 def test_the_sums_of_games_and_ladders_are_like_the_recorded_ones() -> None:
     games = figures.simulated_sum(("SIMGAME", "SIMMATCH"))
     assert_within_two_times("games' sums", games, figures.RECORDED_GAMES)

@@ -20,6 +20,8 @@ from oddstream_server.venues.simulated.maker import price_grid
 from oddstream_server.venues.simulated.series import KINDS, all_series, listing
 from oddstream_server.venues.simulated.world import BookChanged, Listed, Printed, Resolved
 
+pytestmark = pytest.mark.no_cover  # tracing would take most of the time; shorter tests run the same lines
+
 START_US = 1_795_000_500_000_000
 MINUTE_US = 60_000_000
 QUIET = SimulatedConfig(seed=3, gap_interval_us=None, duplicates_ppm=0, mispricing_interval_us=None)
