@@ -9,14 +9,23 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from oddstream_server.application.ports import Decision
 from oddstream_server.application.ports.backtests import NewRun
 from oddstream_server.domain.backtest import BacktestSpec, Run, RunKind, StrategySelection, SweepSpec
 from oddstream_server.domain.fees import FeeFormula, FeeSchedule
-from oddstream_server.domain.market import Market, MarketState, Outcome, PriceRange, Settlement, SettlementState, Venue
+from oddstream_server.domain.market import (
+    Event,
+    Market,
+    MarketState,
+    Outcome,
+    PriceRange,
+    Settlement,
+    SettlementState,
+    Venue,
+)
 from oddstream_server.domain.quote import Quote, SourceKind, TickSource
 from oddstream_server.jobs.planning import Planner
 from oddstream_server.storage.backtests.changes import RunChanges
@@ -148,9 +157,14 @@ class Bench:
                 worker.wait()
 
 
-async def record(database: Database, numbers: Sequence[int] = range(MARKETS)) -> None:
-    """Store the markets with their quotes, as the pipeline does."""
-    await CatalogStore(database).upsert([], [market(n) for n in numbers], T0)
+async def record(database: Database, numbers: Sequence[int] = range(MARKETS), events: Sequence[Event] = ()) -> None:
+    """Store the markets with their quotes, as the pipeline does.
+
+    :param events: of the markets that they name.
+    """
+    event_of = {market_id: event.event_id for event in events for market_id in event.market_ids}
+    markets = [replace(m, event_id=event_of.get(m.market_id)) for m in map(market, numbers)]
+    await CatalogStore(database).upsert(list(events), markets, T0)
     store = PostgresPipelineStore(database)
     lease = await store.acquire_lease("test", 60 * SECOND)
     assert lease is not None

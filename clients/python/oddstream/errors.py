@@ -6,7 +6,7 @@ OddstreamError
 ├── PermissionDenied     ``metadata`` says which role or scope is required
 ├── NotFound
 ├── AlreadyExists
-├── FailedPrecondition   the resource is in the wrong state
+├── FailedPrecondition   the resource is in the wrong state; ``violations`` name it
 ├── Aborted              a stale etag or a conflict: read again, then try again
 ├── OutOfRange           a resume point outside the log; ``metadata`` says where to start again
 ├── ResourceExhausted    a limit or quota; ``retry_delay`` says when to come back
@@ -168,6 +168,9 @@ def from_rpc_error(error: grpc.RpcError) -> OddstreamError:
         elif name == "google.rpc.BadRequest":
             bad = error_details_pb2.BadRequest.FromString(detail.value)
             violations = [FieldViolation(v.field, v.description) for v in bad.field_violations]
+        elif name == "google.rpc.PreconditionFailure":
+            failure = error_details_pb2.PreconditionFailure.FromString(detail.value)
+            violations = [FieldViolation(v.subject, v.description) for v in failure.violations]
     return _BY_CODE.get(code, OddstreamError)(
         text,
         code=code,

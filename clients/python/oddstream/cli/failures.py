@@ -11,6 +11,7 @@ _SET_KEY = "set ODDSTREAM_API_KEY to a key of this server; `oddstream-server run
 _NEW_KEY = "check ODDSTREAM_API_KEY for a typing error, or ask an admin of the server for another key"
 _LIST_MARKETS = "`oddstream markets list --text WORD` finds ids"
 _LIST_SIGNALS = "`oddstream signals list` shows the latest ids"
+_LIST_BACKTESTS = "`oddstream backtests list` shows the ids"
 _RESTART = "start with `--from active`, or from a time with `--from 15m`"
 
 _BY_REASON: Mapping[str, str] = {
@@ -24,12 +25,20 @@ _BY_REASON: Mapping[str, str] = {
     "MARKET_NOT_FOUND": _LIST_MARKETS,
     "EVENT_NOT_FOUND": _LIST_MARKETS,
     "SIGNAL_NOT_FOUND": _LIST_SIGNALS,
+    "EXECUTION_CONFLICT": "look at the first report with `oddstream executions list`; a fill is reported once for ever",
     "STRATEGY_NOT_FOUND": "`oddstream strategies list` shows the ids",
     "SIGNAL_HISTORY_TRIMMED": _RESTART,
     "RESUME_POINT_AHEAD": _RESTART,
     "DATA_SET_CHANGED": f"the log is another one now: {_RESTART}",
     "RESUME_TOKEN_INVALID": _RESTART,
     "RESUME_TOKEN_FILTER_MISMATCH": "use the filter that the token was made with, or start from DATA_SET:SEQUENCE",
+    "BACKTEST_NOT_FOUND": _LIST_BACKTESTS,
+    "BACKTEST_NOT_FINISHED": "wait for its end with `oddstream backtests show`, or cancel it",
+    "BACKTEST_WITHOUT_RESULT": "run it again with `oddstream backtests run`",
+    "BACKTEST_WITHOUT_DATA": "choose another --from and --to, or other markets; `oddstream status` tells what is "
+    "recorded now",
+    "BACKTEST_QUOTA_EXCEEDED": f"wait for one to end, or cancel one: {_LIST_BACKTESTS}",
+    "SWEEP_TOO_LARGE": "give --vary fewer values, or draw some sets at random with --draw",
     "STREAM_QUOTA_EXCEEDED": "end another stream of the same key first",
     "RATE_LIMITED": "call less often, or wait as long as it says",
     "METHOD_UNIMPLEMENTED": "upgrade the server",
@@ -62,6 +71,11 @@ def failure_of(error: OddstreamError, target: str) -> Failure:
             reference=error.correlation_id,
         )
     details = [f"{v.field}: {v.description}" for v in error.violations if v.description not in error.message]
+    details += [
+        f"about: {v.field}"
+        for v in error.violations
+        if v.description in error.message and v.field and v.field not in error.message
+    ]
     details += [f"{name.replace('_', ' ')}: {value}" for name, value in sorted(error.metadata.items())]
     if error.retry_delay is not None:
         details.append(f"come back after {error.retry_delay:g} s")
