@@ -5,6 +5,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
@@ -13,6 +14,7 @@ import structlog
 
 from oddstream_server.application.calls.request import current_request
 from oddstream_server.interceptors.call import Call, Proceed
+from oddstream_server.observability.logging import log_call
 
 CORRELATION_KEY = "x-correlation-id"
 TRACEPARENT_KEY = "traceparent"
@@ -43,14 +45,13 @@ class RequestContextInterceptor:
         call.context.set_trailing_metadata(tuple(call.trailers))
         token = current_request.set(request)
         started = time.perf_counter()
-        with structlog.contextvars.bound_contextvars(correlation_id=request.correlation_id, trace_id=request.trace_id):
-            try:
-                if call.method.kind.response_streaming and not call.method.open_to_all:
-                    log.info("stream opened", method=call.method.full_name)
-                return await proceed(call)
-            finally:
-                _log_end(call, started)
-                current_request.reset(token)
+        try:
+            if call.method.kind.response_streaming and not call.method.open_to_all:
+                log.info("stream opened", method=call.method.full_name)
+            return await proceed(call)
+        finally:
+            _log_end(call, started)
+            current_request.reset(token)
 
 
 def _log_end(call: Call, started: float) -> None:
@@ -60,14 +61,18 @@ def _log_end(call: Call, started: float) -> None:
         "code": call.code.name,
         "duration_ms": round((time.perf_counter() - started) * 1000, 3),
         "peer_network": request.peer_network,
+        "correlation_id": request.correlation_id,
+        "trace_id": request.trace_id,
     }
     if request.principal is not None:
         fields["subject"] = request.principal.subject
     if call.reason:
         fields["reason"] = call.reason
     # A balancer asks for health each second; its good answers would be most of the log.
-    quiet = call.method.open_to_all and call.code in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED)
-    (log.debug if quiet else log.info)("call ended", **fields)
+    if call.method.open_to_all and call.code in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED):
+        log.debug("call ended", **fields)
+    else:
+        log_call(fields)
 
 
 def traceparent_of(given: str | None) -> str:
@@ -118,6 +123,7 @@ class PeerAddresses:
         return any(ip in network for network in self._trusted)
 
 
+@lru_cache(maxsize=4096)
 def _peer_ip(peer: str) -> str:
     """``ipv4:1.2.3.4:5``, ``ipv6:[::1]:5`` (percent-encoded), ``unix:...``."""
     family, _, rest = unquote(peer).partition(":")

@@ -16,6 +16,7 @@ from oddstream_server.domain.market import Market, split_market_id
 from oddstream_server.transport.administration.answers import Answers
 from oddstream_server.transport.converters import markets as as_market
 from oddstream_server.transport.converters import ticks as as_tick
+from oddstream_server.transport.converters.market_messages import MarketMessages
 from oddstream_server.transport.converters.values import chosen, duration, instant_us, span
 from oddstream_server.transport.tokens import next_page_token, page_request
 
@@ -37,7 +38,7 @@ class MarketService(market_service_pb2_grpc.MarketServiceServicer):
         self._answers = None if mutations is None else Answers(mutations)
         self._markets = markets
         self._watch_quotes = watch_quotes
-        self._now = now
+        self._messages = MarketMessages(now)
 
     async def ListEvents(
         self, request: market_service_pb2.ListEventsRequest, context: Context
@@ -70,7 +71,7 @@ class MarketService(market_service_pb2_grpc.MarketServiceServicer):
     ) -> market_service_pb2.GetMarketResponse:
         market = await self._markets.get_market(request.market_id)
         view = request.view or market_pb2.MARKET_VIEW_FULL
-        return market_service_pb2.GetMarketResponse(market=self._message(market, view))
+        return self._messages.answer(market, full=view == market_pb2.MARKET_VIEW_FULL)
 
     async def BatchGetMarkets(
         self, request: market_service_pb2.BatchGetMarketsRequest, context: Context
@@ -170,4 +171,4 @@ class MarketService(market_service_pb2_grpc.MarketServiceServicer):
         await self._watch_quotes(request, context)
 
     def _message(self, market: Market, view: int) -> market_pb2.Market:
-        return as_market.market_message(market, full=view == market_pb2.MARKET_VIEW_FULL, now_us=self._now())
+        return self._messages.message(market, full=view == market_pb2.MARKET_VIEW_FULL)
