@@ -2,24 +2,28 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 import grpc
 
 from oddstream.connection import Connection
+from oddstream.executions import report_requests
 from oddstream.v1 import (
     admin_service_pb2_grpc,
     backtest_pb2,
     backtest_service_pb2_grpc,
+    execution_pb2,
     market_service_pb2,
     market_service_pb2_grpc,
     quote_pb2,
     signal_pb2,
     signal_service_pb2,
     signal_service_pb2_grpc,
+    strategy_pb2,
     sweep_pb2,
+    time_range_pb2,
 )
 from oddstream.watching.cursor import OnBreak
 from oddstream.watching.quotes import OnReset, QuoteCursor
@@ -152,6 +156,49 @@ class Client:
         """Follow a sweep until it has ended; see :meth:`watch_backtest`."""
         return Watch(self.backtests.WatchSweep, sweep_cursor(sweep_id, on_break))
 
+    def report_executions(self, fills: Iterable[execution_pb2.Fill]) -> list[signal_service_pb2.ReportedExecution]:
+        """Report fills, 500 a call; answers what became of each, in their order.
+
+        Each call's fills are stored all or none. A fill is stored once for ever by (venue, its fill id), so the whole
+        may be repeated after any failure.
+
+        :raises AlreadyExists: EXECUTION_CONFLICT: a fill was reported before with other content.
+        """
+        return [
+            result for request in report_requests(fills) for result in self.signals.ReportExecutions(request).results
+        ]
+
+    def executions(
+        self,
+        filter: signal_service_pb2.ExecutionFilter | None = None,  # noqa: A002 - the contract's own word
+        *,
+        page_size: int = 0,
+    ) -> Iterator[execution_pb2.Execution]:
+        """The caller's executions, an admin's call everybody's, the latest reported first; pages come as they are
+        needed."""
+        request = signal_service_pb2.ListExecutionsRequest(filter=filter, page_size=page_size)
+        for page in self.pages(self.signals.ListExecutions, request):
+            yield from page.executions
+
+    def strategy_performance(
+        self,
+        strategy_id: str,
+        *,
+        kind_version: int = 0,
+        period: time_range_pb2.TimeRange | None = None,
+        simulated: bool = False,
+    ) -> strategy_pb2.StrategyPerformance:
+        """The live track record of a strategy from its graded signals.
+
+        :param kind_version: 0 for the one that runs.
+        :param period: which trigger times count; all, where it is None.
+        :param simulated: of simulated signals instead of live ones.
+        """
+        request = signal_service_pb2.GetStrategyPerformanceRequest(
+            strategy_id=strategy_id, kind_version=kind_version, period=period, simulated=simulated
+        )
+        return self.signals.GetStrategyPerformance(request).performance
+
     def close(self) -> None:
         self.channel.close()
 
@@ -236,6 +283,42 @@ class AsyncClient:
     ) -> AsyncWatch[sweep_pb2.Sweep, SweepCursor]:
         """Follow a sweep until it has ended; see :meth:`watch_backtest`."""
         return AsyncWatch(self.backtests.WatchSweep, sweep_cursor(sweep_id, on_break))
+
+    async def report_executions(
+        self, fills: Iterable[execution_pb2.Fill]
+    ) -> list[signal_service_pb2.ReportedExecution]:
+        """Report fills, 500 a call; see :meth:`Client.report_executions`."""
+        return [
+            result
+            for request in report_requests(fills)
+            for result in (await self.signals.ReportExecutions(request)).results
+        ]
+
+    async def executions(
+        self,
+        filter: signal_service_pb2.ExecutionFilter | None = None,  # noqa: A002 - the contract's own word
+        *,
+        page_size: int = 0,
+    ) -> AsyncIterator[execution_pb2.Execution]:
+        """The latest reported first; see :meth:`Client.executions`."""
+        request = signal_service_pb2.ListExecutionsRequest(filter=filter, page_size=page_size)
+        async for page in self.pages(self.signals.ListExecutions, request):
+            for execution in page.executions:
+                yield execution
+
+    async def strategy_performance(
+        self,
+        strategy_id: str,
+        *,
+        kind_version: int = 0,
+        period: time_range_pb2.TimeRange | None = None,
+        simulated: bool = False,
+    ) -> strategy_pb2.StrategyPerformance:
+        """The live track record of a strategy; see :meth:`Client.strategy_performance`."""
+        request = signal_service_pb2.GetStrategyPerformanceRequest(
+            strategy_id=strategy_id, kind_version=kind_version, period=period, simulated=simulated
+        )
+        return (await self.signals.GetStrategyPerformance(request)).performance
 
     async def close(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):

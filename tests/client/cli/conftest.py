@@ -22,7 +22,17 @@ from oddstream.v1 import (
     signal_service_pb2_grpc,
     strategy_pb2,
 )
-from tests.client.cli.messages import DATA_SET, a_book, a_market, a_signal, evidence, sig
+from tests.client.cli.messages import (
+    DATA_SET,
+    a_book,
+    a_fill,
+    a_market,
+    a_record,
+    a_signal,
+    an_execution,
+    evidence,
+    sig,
+)
 
 KEY = "ods_test_planted_secret"
 BREAK = object()
@@ -47,6 +57,7 @@ class ScriptedServer(signal_service_pb2_grpc.SignalServiceServicer, market_servi
         self.messages = queue.Queue()
         self.watch_requests = []
         self.list_requests = []
+        self.reports = []
         self.ended = threading.Event()
 
     def _authenticate(self, context):
@@ -120,6 +131,35 @@ class ScriptedServer(signal_service_pb2_grpc.SignalServiceServicer, market_servi
     def ListStrategies(self, request, context):
         strategy = strategy_pb2.Strategy(strategy_id="arb.event_sum", kind="arb.event_sum", kind_version=1)
         return signal_service_pb2.ListStrategiesResponse(strategies=[strategy])
+
+    def GetStrategyPerformance(self, request, context):
+        self._authenticate(context)
+        self.list_requests.append(request)
+        return signal_service_pb2.GetStrategyPerformanceResponse(performance=a_record(request.strategy_id))
+
+    def ReportExecutions(self, request, context):
+        self._authenticate(context)
+        self.reports.append(request)
+        if any(fill.venue_fill_id == "CONFLICT" for fill in request.fills):
+            refuse(context, grpc.StatusCode.ALREADY_EXISTS, "EXECUTION_CONFLICT", "the fill exists already")
+        known = [fill.venue_fill_id for earlier in self.reports[:-1] for fill in earlier.fills]
+        return signal_service_pb2.ReportExecutionsResponse(
+            results=[
+                signal_service_pb2.ReportedExecution(
+                    execution=an_execution(fill), already_reported=fill.venue_fill_id in known
+                )
+                for fill in request.fills
+            ]
+        )
+
+    def ListExecutions(self, request, context):
+        self._authenticate(context)
+        self.list_requests.append(request)
+        first = int(request.page_token or 0)
+        return signal_service_pb2.ListExecutionsResponse(
+            executions=[an_execution(a_fill(f"f{first + n}")) for n in range(2)],
+            next_page_token=str(first + 2) if first < 4 else "",
+        )
 
     def GetStrategy(self, request, context):
         strategy = strategy_pb2.Strategy(strategy_id=request.strategy_id, description="sum of the asks")

@@ -1,12 +1,15 @@
 """Messages of the contract with sensible fields, for tests of the command."""
 
 from oddstream.v1 import (
+    disclaimer_pb2,
+    execution_pb2,
     fee_schedule_pb2,
     feed_status_pb2,
     market_pb2,
     market_service_pb2,
     order_book_pb2,
     signal_pb2,
+    strategy_pb2,
     venue_pb2,
 )
 from oddstream.v1.signal_service_pb2 import WatchSignalsResponse
@@ -45,6 +48,65 @@ def a_leg(number=0, label="Lakers", price=430_000, size=120_000_000, market="kal
     leg.receive_time.FromMicroseconds(NOW_US - 4_000_000)
     leg.MergeFrom(signal_pb2.SignalLeg(**changes))
     return leg
+
+
+def a_fill(fill_id="f1", **changes):
+    fill = execution_pb2.Fill(
+        venue=venue_pb2.VENUE_KALSHI,
+        venue_fill_id=fill_id,
+        market_id="kalshi:NBA",
+        outcome_index=1,
+        action=signal_pb2.LEG_ACTION_BUY,
+        price_micros=430_000,
+        size_micros=120_000_000,
+    )
+    fill.venue_time.FromMicroseconds(NOW_US - 7_200_000_000)
+    fill.MergeFrom(execution_pb2.Fill(**changes))
+    return fill
+
+
+def an_execution(fill, **changes):
+    execution = execution_pb2.Execution(
+        execution_id=f"exe_{'a' * 32}", fill=fill, owner="key_a", estimated_fee_micros=2_060_000, slippage_micros=10_000
+    )
+    execution.create_time.FromMicroseconds(NOW_US)
+    execution.MergeFrom(execution_pb2.Execution(**changes))
+    return execution
+
+
+def some_figures(graded=1_000, **changes):
+    figures = strategy_pb2.PerformanceFigures(
+        signal_count=1_234, graded_count=graded, void_count=34, hit_rate=0.55, hit_rate_low=0.519, hit_rate_high=0.581,
+        brier=0.2134, brier_crowd=0.2201, mean_realized_edge_micros=12_345, mean_next_quote_edge_micros=-2_345,
+        realized_edge_low_micros=3_210, realized_edge_high_micros=21_480, execution_count=12,
+        executed_profit_micros=-3_400_000,
+    )  # fmt: skip
+    for number in range(20):
+        start = number * 50_000
+        bin_ = figures.calibration.add(start_price_micros=start, end_price_micros=start + 50_000, count=number)
+        if number:
+            bin_.mean_forecast, bin_.frequency = (number + 0.5) / 20, number / 20
+    figures.MergeFrom(strategy_pb2.PerformanceFigures(**changes))
+    return figures
+
+
+def a_record(strategy_id="calib.longshot"):
+    record = strategy_pb2.StrategyPerformance(
+        strategy_id=strategy_id,
+        kind_version=2,
+        overall=some_figures(),
+        slices=[
+            strategy_pb2.PerformanceSlice(venue=venue_pb2.VENUE_POLYMARKET_US, figures=some_figures(400)),
+            strategy_pb2.PerformanceSlice(
+                horizon=strategy_pb2.PERFORMANCE_HORIZON_WEEK_OR_MORE, figures=strategy_pb2.PerformanceFigures()
+            ),
+        ],
+        disclaimer=disclaimer_pb2.Disclaimer(code="RISK_2", text="Past results need not come again."),
+    )
+    record.period.start_time.FromMicroseconds(NOW_US - 86_400_000_000)
+    record.period.end_time.FromMicroseconds(NOW_US)
+    record.compute_time.FromMicroseconds(NOW_US)
+    return record
 
 
 def a_signal(n=0, *, legs=None, simulated=False, at_us=NOW_US - 3_000_000, lives_us=600_000_000, **changes):

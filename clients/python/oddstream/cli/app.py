@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from oddstream.cli.commands import audit, backtests, halts, keys, markets, signals, status, strategies, sweeps
+from oddstream.cli.commands import (
+    audit,
+    backtests,
+    executions,
+    halts,
+    keys,
+    markets,
+    signals,
+    status,
+    strategies,
+    sweeps,
+)
 from oddstream.cli.session import (
     AllowPlaintext,
     Answer,
@@ -36,6 +47,7 @@ app = typer.Typer(
 app.add_typer(markets.app, name="markets")
 app.add_typer(signals.app, name="signals")
 app.add_typer(strategies.app, name="strategies")
+app.add_typer(executions.app, name="executions")
 app.add_typer(backtests.app, name="backtests")
 app.add_typer(sweeps.app, name="sweeps")
 app.add_typer(keys.app, name="keys")
