@@ -54,6 +54,10 @@ drill-rotation: .venv/dev.stamp ## database passwords changed every 5 s for 60 s
 drill-edge: .venv/dev.stamp ## one limit over processes, Redis away; 10,000 malformed bodies, 200 slow callers, large bodies and headers
 	@ODDSTREAM_DRILL=long $(BIN)/python -m pytest -n 0 -s tests/reliability/test_limiter.py tests/reliability/test_hostile_callers.py $(ARGS)
 
+.PHONY: backtest-report
+backtest-report: .venv/dev.stamp ## strategies on recorded data into docs/backtests.md (CHECK=1 fails where its table differs)
+	@$(BIN)/python -m loadtests.backtest_report
+
 .PHONY: bench-import
 bench-import: .venv/dev.stamp ## import of recorded quotes against the server's own COPY (CHECK=1 fails where an aim is missed)
 	@$(BIN)/python -m loadtests.import_bench $(DATA)
