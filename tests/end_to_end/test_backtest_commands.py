@@ -279,6 +279,9 @@ def test_the_tear_sheet_needs_nothing_else_and_says_what_the_result_says(made: M
         )
         for rung in result["fill_ladder"]
     }
+    figures = dict(page.tables["Figures"][1:])
+    assert figures["win rate (95 %)"].startswith(f"{metrics['win_rate']:.1%} (")
+    assert figures["edge a contract (95 %)"].startswith(f"{metrics['mean_edge_micros'] / 1e6:.4f} (")
     bins = [b for b in metrics["calibration"] if b["count"]]
     assert [int(row[1]) for row in page.tables["Calibration"][1:]] == [b["count"] for b in bins]
     assert bins

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from oddstream.cli.views.backtests import FIGURES, figure, kinds, ladder_rows, usd
+from oddstream.cli.views.backtests import FIGURES, edge, figure, kinds, ladder_rows, usd, win_rate
 from oddstream.v1 import backtest_pb2
 
 _WIDTH, _HEIGHT, _EDGE = 900, 260, 60
@@ -28,6 +28,8 @@ def page(
         ("trades", f"{metrics.trade_count:,}"),
         ("voids", f"{metrics.void_count:,}"),
         *((label, figure(metrics, name, unit) or "not defined") for label, name, unit in FIGURES),
+        ("win rate (95 %)", win_rate(metrics) or "not defined"),
+        ("edge a contract (95 %)", edge(metrics) or "not defined"),
         ("coverage of open time", f"{result.coverage.ratio:.2%}"),
         ("gaps", f"{result.coverage.gap_count:,}"),
         ("trials on this data", f"{result.trial_count:,}"),

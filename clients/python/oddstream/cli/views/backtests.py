@@ -17,7 +17,7 @@ FIGURES = (
     ("volatility of a year", "annual_volatility", "%"),
     ("Sharpe", "sharpe", ""),
     ("Sortino", "sortino", ""),
-    ("deepest drawdown", "maximum_drawdown", "%"),
+    ("deepest drawdown, by days", "maximum_drawdown", "%"),
     ("probability that Sharpe > 0", "probabilistic_sharpe", "%"),
     ("return on locked money", "return_on_locked", "%"),
     ("Brier score", "brier", ""),
@@ -40,6 +40,23 @@ def figure(metrics: backtest_pb2.BacktestMetrics, name: str, unit: str) -> str |
         return None
     value = getattr(metrics, name)
     return f"{value * 100:.2f} %" if unit == "%" else f"{value:.4f}"
+
+
+def win_rate(metrics: backtest_pb2.BacktestMetrics) -> str | None:
+    """With its interval; None where nothing has ended."""
+    if not metrics.HasField("win_rate"):
+        return None
+    return f"{metrics.win_rate:.1%} ({metrics.win_rate_low:.1%} to {metrics.win_rate_high:.1%})"
+
+
+def edge(metrics: backtest_pb2.BacktestMetrics) -> str | None:
+    """USD earned for a contract; with its interval where there are events enough."""
+    if not metrics.HasField("mean_edge_micros"):
+        return None
+    if not metrics.HasField("edge_low_micros"):
+        return f"{metrics.mean_edge_micros / 1e6:.4f} USD"
+    low, high = metrics.edge_low_micros / 1e6, metrics.edge_high_micros / 1e6
+    return f"{metrics.mean_edge_micros / 1e6:.4f} ({low:.4f} to {high:.4f}) USD"
 
 
 def kinds(config: backtest_pb2.BacktestConfig) -> str:
@@ -94,14 +111,6 @@ def backtest_page(backtest: backtest_pb2.Backtest, now_us: int) -> RenderableTyp
     ladder = rows_table("how orders fill", ("profit, USD", RIGHT), ("trades", RIGHT))
     for name, profit, trades in ladder_rows(result):
         ladder.add_row(name, usd(profit), f"{trades:,}")
-    win = None
-    if metrics.HasField("win_rate"):
-        win = f"{metrics.win_rate:.1%} ({metrics.win_rate_low:.1%} to {metrics.win_rate_high:.1%})"
-    edge = None
-    if metrics.HasField("mean_edge_micros"):
-        edge = (
-            f"{usd(metrics.mean_edge_micros)} ({usd(metrics.edge_low_micros)} to {usd(metrics.edge_high_micros)}) USD"
-        )
     figures = facts(
         [
             ("profit", f"{usd(metrics.profit_micros)} USD after {usd(metrics.fees_micros)} of fees"),
@@ -109,8 +118,8 @@ def backtest_page(backtest: backtest_pb2.Backtest, now_us: int) -> RenderableTyp
             ("most locked", f"{usd(metrics.peak_locked_micros)} USD"),
             ("trades", f"{metrics.trade_count:,} of {result.signal_count:,} signals; {metrics.void_count:,} void"),
             *((label, figure(metrics, name, unit)) for label, name, unit in FIGURES),
-            ("win rate (95 %)", win),
-            ("edge a contract (95 %)", edge),
+            ("win rate (95 %)", win_rate(metrics)),
+            ("edge a contract (95 %)", edge(metrics)),
             (
                 "coverage",
                 f"{result.coverage.ratio:.1%} of open time, {result.coverage.market_count:,} markets, "
