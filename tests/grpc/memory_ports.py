@@ -1,5 +1,6 @@
 """The ports in memory, for tests of what lies above storage: they hold what a test gives them and fail when told to."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -71,6 +72,22 @@ class MemoryKeys:
     async def touch(self, key_ids: Sequence[str], now_us: int) -> None:
         self._must_be_there()
         self.touched.extend(key_ids)
+
+
+class MemoryQuota:
+    """Counts the streams of one process."""
+
+    def __init__(self) -> None:
+        self.open: Counter[str] = Counter()
+
+    async def take(self, subject: str, limit: int) -> bool:
+        if self.open[subject] >= limit:
+            return False
+        self.open[subject] += 1
+        return True
+
+    def give_back(self, subject: str) -> None:
+        self.open[subject] -= 1
 
 
 @dataclass

@@ -54,6 +54,7 @@ from tests.grpc.memory_ports import (
     MemoryCatalog,
     MemoryKeys,
     MemoryLimiter,
+    MemoryQuota,
     MemorySignals,
     MemoryStrategies,
     MemoryTicks,
@@ -180,7 +181,7 @@ async def running(world: World | None = None) -> AsyncIterator[Running]:
     in_flight = InFlight()
     authenticator = Authenticator(world.keys, PEPPERS, now_us, tokens=world.tokens)
     chain = build_chain(
-        world.settings, CONTRACT, authenticator, world.limiter, in_flight, world.registry, world.denials
+        world.settings, CONTRACT, authenticator, world.limiter, MemoryQuota(), in_flight, world.registry, world.denials
     )
     health = HealthServicer(SERVICES)
     markets = Markets(world.catalog, world.ticks, world.books, world.signals, now_us)

@@ -1,6 +1,7 @@
 """A serving process: the gRPC server with its services, the feed, and the chain around every call."""
 
 import asyncio
+import socket
 
 import grpc
 import structlog
@@ -53,6 +54,7 @@ from oddstream_server.observability.operations import State
 from oddstream_server.settings import Settings
 from oddstream_server.shared_state.books import RedisBookCache
 from oddstream_server.shared_state.limiter import LeasedRateLimiter
+from oddstream_server.shared_state.stream_quota import SharedStreamQuota
 from oddstream_server.storage.administration.audit_log import AuditLogStore
 from oddstream_server.storage.administration.changes import PostgresChanges
 from oddstream_server.storage.administration.controls import ControlsReader
@@ -160,6 +162,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
 
     in_flight = InFlight()
     limiter = LeasedRateLimiter(shared_state, registry)
+    stream_quota = SharedStreamQuota(shared_state, f"{socket.gethostname()}:{settings.data_dir}:{process}", registry)
     chain = build_chain(
         ChainSettings(
             trusted_proxies=settings.trusted_proxies,
@@ -176,6 +179,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
         load_contract(),
         authenticator,
         limiter,
+        stream_quota,
         in_flight,
         registry,
         Denials(AuditLogStore(database), limiter),
@@ -254,6 +258,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
                     ("feeds", feeds.run()),
                     ("watched backtests", run_feed.run()),
                     ("authenticator", authenticator.run()),
+                    ("stream quota", stream_quota.run()),
                     ("server", start()),
                 ],
                 drain,

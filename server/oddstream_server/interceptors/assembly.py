@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from oddstream_server.application.access.certificate_roles import CertificateRoles
 from oddstream_server.application.access.denials import Denials
 from oddstream_server.application.keys.authentication import Authenticator
-from oddstream_server.application.ports import RateLimiter
+from oddstream_server.application.ports import RateLimiter, StreamQuota
 from oddstream_server.interceptors.admission import AdmissionInterceptor
 from oddstream_server.interceptors.authentication import AuthenticationInterceptor
 from oddstream_server.interceptors.call import Interceptor
@@ -47,12 +47,13 @@ def build_chain(
     contract: Contract,
     authenticator: Authenticator,
     limiter: RateLimiter,
+    quota: StreamQuota,
     in_flight: InFlight,
     registry: CollectorRegistry,
     denials: Denials | None = None,
 ) -> Chain:
     methods = method_table(contract)
-    layers = build_layers(settings, contract, authenticator, limiter, in_flight, registry, denials)
+    layers = build_layers(settings, contract, authenticator, limiter, quota, in_flight, registry, denials)
     return Chain(layers, methods, in_flight)
 
 
@@ -61,6 +62,7 @@ def build_layers(
     contract: Contract,
     authenticator: Authenticator,
     limiter: RateLimiter,
+    quota: StreamQuota,
     in_flight: InFlight,
     registry: CollectorRegistry,
     denials: Denials | None = None,
@@ -76,7 +78,7 @@ def build_layers(
             limiter, authenticator, settings.unauthenticated_calls_per_minute, settings.certificate_roles
         ),
         AuthenticationInterceptor(authenticator, settings.certificate_roles, denials),
-        KeyLimitInterceptor(limiter, settings.units_per_minute, settings.streams_per_key),
+        KeyLimitInterceptor(limiter, quota, settings.units_per_minute, settings.streams_per_key),
         DeadlineInterceptor(settings.default_deadline_seconds, settings.maximum_deadline_seconds),
         ValidationInterceptor(contract),
         VenueScopeInterceptor(),

@@ -1,27 +1,28 @@
 """What one key may take: units a minute, by each method's cost, and open streams."""
 
-from collections import Counter
 from typing import Any, ClassVar
 
-from oddstream_server.application.ports import RateLimiter
+from oddstream_server.application.ports import RateLimiter, StreamQuota
 from oddstream_server.domain.errors import ResourceExhausted
 from oddstream_server.interceptors.call import Call, Proceed
 
-_STREAM_RETRY_US = 5_000_000
+_STREAM_RETRY_US = 1_000_000
 
 
 class KeyLimitInterceptor:
     """:param units_per_minute: for keys whose scopes state no limit; a tenth of it may come at once.
-    :param streams_per_key: open streams of one key in this process, unless its scopes say otherwise.
+    :param streams_per_key: open streams of one key in all processes, unless its scopes say otherwise.
     """
 
     name: ClassVar[str] = "key_limit"
 
-    def __init__(self, limiter: RateLimiter, units_per_minute: int = 6000, streams_per_key: int = 100) -> None:
+    def __init__(
+        self, limiter: RateLimiter, quota: StreamQuota, units_per_minute: int = 6000, streams_per_key: int = 100
+    ) -> None:
         self._limiter = limiter
+        self._quota = quota
         self._units_per_minute = units_per_minute
         self._streams_per_key = streams_per_key
-        self._streams: Counter[str] = Counter()
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         principal = call.request_context.principal
@@ -42,7 +43,7 @@ class KeyLimitInterceptor:
             return await proceed(call)
         own_limit = principal.scopes.stream_limit
         limit = self._streams_per_key if own_limit is None else own_limit
-        if self._streams[subject] >= limit:
+        if not await self._quota.take(subject, limit):
             raise ResourceExhausted(
                 f"the key may have {limit} streams open, and has them; close one first",
                 subject=f"key {subject}: open streams",
@@ -50,10 +51,7 @@ class KeyLimitInterceptor:
                 reason="STREAM_QUOTA_EXCEEDED",
                 metadata={"limit": str(limit)},
             )
-        self._streams[subject] += 1
         try:
             return await proceed(call)
         finally:
-            self._streams[subject] -= 1
-            if not self._streams[subject]:
-                del self._streams[subject]
+            self._quota.give_back(subject)

@@ -72,31 +72,35 @@ def _established(port: int) -> int:
     return sum(row[1].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
 
 
-async def test_a_key_has_no_more_streams_than_its_quota_and_closing_one_makes_room(
+async def test_a_key_has_no_more_streams_over_all_processes_than_its_quota_and_closing_one_makes_room(
     database_url: str, redis_url: str
 ) -> None:
-    async with stage(database_url, redis_url, {"streams_per_key": "10"}) as here:
-        server = await here.serve()
-        async with oddstream.AsyncClient(server.target, api_key=here.key) as client:
-            calls = await open_streams(client, 10)
+    async with stage(database_url, redis_url, {"streams_per_key": "10"}) as here, contextlib.AsyncExitStack() as stack:
+        servers = [await here.serve(index=0), await here.serve(index=1)]
+        one, other = [
+            await stack.enter_async_context(oddstream.AsyncClient(server.target, api_key=here.key))
+            for server in servers
+        ]
+        calls = await open_streams(one, 6) + await open_streams(other, 4)
+        for client in (one, other):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await open_streams(client, 1)
             error = oddstream.errors.from_rpc_error(refused.value)
             assert error.reason == "STREAM_QUOTA_EXCEEDED"
             assert error.retry_delay is not None
             await client.signals.ListSignals(signal_service_pb2.ListSignalsRequest())
-            calls[0].cancel()
-            deadline = time.monotonic() + 10
-            while True:
-                try:
-                    calls += await open_streams(client, 1)
-                except grpc.aio.AioRpcError:
-                    assert time.monotonic() < deadline
-                    await asyncio.sleep(0.05)
-                else:
-                    break
-            for call in calls:
-                call.cancel()
+        calls[0].cancel()
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                calls += await open_streams(other, 1)
+            except grpc.aio.AioRpcError:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+            else:
+                break
+        for call in calls:
+            call.cancel()
 
 
 async def test_clients_that_all_come_back_at_the_same_moment_all_get_their_streams_while_calls_are_answered(

@@ -60,7 +60,7 @@ from oddstream_server.application.ports.privacy import (
     StoredRules,
     SubjectHoldings,
 )
-from oddstream_server.application.ports.shared_state import BookCache, LimitDecision, RateLimiter
+from oddstream_server.application.ports.shared_state import BookCache, LimitDecision, RateLimiter, StreamQuota
 from oddstream_server.application.ports.signal_log import (
     LogBounds,
     SignalFilter,
@@ -156,6 +156,7 @@ __all__ = [
     "StrategyCatalog",
     "StrategyRules",
     "StrategyState",
+    "StreamQuota",
     "SubjectHoldings",
     "SubjectRecords",
     "SystemRecords",

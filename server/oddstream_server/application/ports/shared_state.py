@@ -24,6 +24,18 @@ class RateLimiter(Protocol):
         ...
 
 
+class StreamQuota(Protocol):
+    """How many streams each key has open, over all processes."""
+
+    async def take(self, subject: str, limit: int) -> bool:
+        """One more stream, if the key has less than ``limit`` open; never raises: alone, a process counts its own."""
+        ...
+
+    def give_back(self, subject: str) -> None:
+        """A stream that was taken has ended."""
+        ...
+
+
 class BookCache(Protocol):
     """The live books, shared between the pipeline's process and the serving ones. Losing it loses depth, not truth."""
 
