@@ -18,6 +18,7 @@ from oddstream_server.domain.market import (
     Declared,
     LinkRelation,
     LinkState,
+    Market,
     MarketLink,
     MarketState,
     Settlement,
@@ -214,3 +215,23 @@ async def test_links_are_found_from_either_side(samples: Any, catalog: CatalogSt
     assert (rest.items, rest.next_key) == ((links[1],), None)
     assert (await catalog.list_links(MarketLinkFilter(states=(LinkState.CONFIRMED,)), None, 9)).items == (reviewed,)
     assert (await catalog.list_links(MarketLinkFilter(relations=(LinkRelation.INVERSE,)), None, 9)).items == (links[1],)
+
+
+async def test_a_market_is_the_same_object_while_its_row_is_and_another_after_each_change(
+    samples: Any, catalog: CatalogStore
+) -> None:
+    made = samples.market("kalshi:A", volume_micros=1)
+    await catalog.upsert([], [made], samples.t0)
+
+    async def read() -> Market:
+        return (await catalog.markets_by_id(["kalshi:A"]))["kalshi:A"]
+
+    first = await read()
+    assert await read() is first
+    busier = replace(made, volume_micros=7)
+    await catalog.upsert([], [busier], samples.t0 + 1)
+    second = await read()
+    assert (second.volume_micros, first.volume_micros) == (7, 1)
+    assert await read() is second
+    await catalog.upsert([], [replace(busier, title="another")], samples.t0 + 2)
+    assert (await read()).title == "another"

@@ -40,6 +40,7 @@ from oddstream_server.storage.documents import (
     market_of,
     settlement_of,
 )
+from oddstream_server.storage.held_markets import HeldMarkets
 from oddstream_server.storage.tables import events, market_links, market_rules, markets, settlements
 
 _ROWS_A_STATEMENT = 500
@@ -61,6 +62,7 @@ class CatalogStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._held = HeldMarkets()
 
     # --- writing ---
 
@@ -246,11 +248,7 @@ class CatalogStore:
     # --- reading ---
 
     async def markets_by_id(self, market_ids: Sequence[str]) -> Mapping[str, Market]:
-        async def work(transaction: Transaction) -> Mapping[str, Market]:
-            rows = await transaction.core.execute(select(markets).where(markets.c.market_id.in_(list(market_ids))))
-            return {row.market_id: market_of(row) for row in rows}
-
-        return await self._database.read(work)
+        return await self._database.read_at_once(lambda driver: self._held.read(driver, market_ids))
 
     async def list_markets(self, where: MarketFilter, after: Key | None, limit: int) -> Page[Market]:
         """Markets by id. ``where.text``: each of its words begins a word of the title, in any case."""

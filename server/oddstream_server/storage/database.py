@@ -170,12 +170,47 @@ class Database:
 
         :param work: what to read; must be free of effects, since it may run more than once.
         """
+
+        async def once() -> T:
+            async with self.reading(timeout_seconds=timeout_seconds, snapshot=snapshot) as transaction:
+                return await work(transaction)
+
+        return await self._again_while_away(once)
+
+    async def read_at_once(self, work: "Callable[[asyncpg.Connection[Any]], Awaitable[T]]") -> T:
+        """As :meth:`read`, for one statement that is its own transaction: two round trips less. What is left of the
+        call's deadline bounds it from here; the query doesn't carry the call's id.
+
+        :param work: makes one SELECT.
+        """
+
+        async def once() -> T:
+            left = remaining_seconds()
+            if left is not None and left <= 0:
+                raise DeadlineExceeded("the call's deadline passed before the database was asked")
+            with _translated():
+                connection = await self._connected()
+                try:
+                    raw = (await connection.get_raw_connection()).driver_connection
+                    assert isinstance(raw, asyncpg.Connection)
+                    found = await asyncio.wait_for(work(raw), left)
+                except TimeoutError:
+                    await self._finish(connection, failed=True)
+                    raise DeadlineExceeded("the database did not answer in time") from None
+                except BaseException:
+                    await self._finish(connection, failed=True)
+                    raise
+                await self._finish(connection, failed=False)
+                return found
+
+        return await self._again_while_away(once)
+
+    async def _again_while_away(self, once: Callable[[], Awaitable[T]]) -> T:
         give_up = time.monotonic() + READ_RETRY_BUDGET_SECONDS
         pause = 0.02
         while True:
             try:
-                async with self.reading(timeout_seconds=timeout_seconds, snapshot=snapshot) as transaction:
-                    return await work(transaction)
+                return await once()
             except DatabaseAway:
                 if time.monotonic() + pause > give_up:
                     raise
