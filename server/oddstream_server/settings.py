@@ -176,6 +176,8 @@ class Settings(BaseSettings):
     """How often a job may lose its worker."""
     backtests_per_key: int = Field(default=20, ge=1)
     """Backtests and sweeps of one key that may be queued or running."""
+    backtests_per_role: Annotated[tuple[tuple[Role, int], ...], NoDecode] = ()
+    """The same for keys of some roles: ``<role>=<number>``, by commas."""
     archive_dir: Path | None = None
     """Where closed days are kept as Parquet, reached by every worker; absent: ``archive/`` in the data folder."""
 
@@ -205,6 +207,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split_roles(cls, value: object) -> object:
         return named_roles(value) if isinstance(value, str) else value
+
+    @field_validator("backtests_per_role", mode="before")
+    @classmethod
+    def _split_limits(cls, value: object) -> object:
+        return role_limits(value) if isinstance(value, str) else value
 
     @field_validator("database_login", "redis_login", "keyring", "kalshi_key", mode="before")
     @classmethod
@@ -360,6 +367,21 @@ class Settings(BaseSettings):
     def named_venues(self) -> tuple[Venue, ...]:
         """The venues named by the operator; empty for ``auto``."""
         return tuple(Venue(v.value) for v in self.venues if v is not VenueChoice.AUTO)
+
+
+def role_limits(text: str) -> tuple[tuple[Role, int], ...]:
+    """``role=number,role=number``.
+
+    :raises ValueError: with the rule.
+    """
+    limits: dict[Role, int] = {}
+    for part in text.split(","):
+        role, _, number = (word.strip() for word in part.partition("="))
+        if role.upper() not in Role.__members__ or not number.isdecimal() or Role[role.upper()] in limits:
+            known = ", ".join(r.name.lower() for r in Role)
+            raise ValueError(f"write each role once as role=number, e.g. analyst=5,trader=50; roles are {known}")
+        limits[Role[role.upper()]] = int(number)
+    return tuple(limits.items())
 
 
 def named_roles(text: str) -> tuple[tuple[str, Role], ...]:

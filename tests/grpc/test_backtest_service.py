@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from google.protobuf.json_format import MessageToDict
 
@@ -18,7 +19,14 @@ from oddstream_server.application.backtests import Backtests
 from oddstream_server.application.calls.mutations import Mutations
 from oddstream_server.application.ports import Decision
 from oddstream_server.application.secrets.sealing import Sealer
-from oddstream_server.domain.backtest import RunError
+from oddstream_server.domain.backtest import (
+    BacktestResult,
+    Conventions,
+    DataCoverage,
+    FillRung,
+    RunError,
+    RunMetrics,
+)
 from oddstream_server.domain.principal import Role, Scopes
 from oddstream_server.feed.runs import RunFeed
 from oddstream_server.feed.streams import StreamRegistry
@@ -74,7 +82,7 @@ async def bureau(database_url: str, tmp_path: Path) -> AsyncIterator[Bureau]:
     runs = RunRecords(database)
     feed = RunFeed(runs, StreamRegistry(now_us))
     service = BacktestService(
-        Backtests(runs, RecordedRows(database, tmp_path), Planner(Registry()), quota=4),
+        Backtests(runs, RecordedRows(database, tmp_path), Planner(Registry()), quota=4, quota_of_role={Role.TRADER: 2}),
         feed,
         now_us,
         Mutations(PostgresChanges(database), Sealer({1: b"d" * 32}), now_us),
@@ -119,6 +127,16 @@ async def test_the_scope_of_a_key_says_how_many_it_may_have(bureau: Bureau) -> N
     assert await refused(bureau.stub.CreateBacktest(request, metadata=wide)) == wanted
 
 
+async def test_a_role_may_have_a_limit_of_its_own_and_a_key_before_it(bureau: Bureau) -> None:
+    trader, favoured = bureau.auth(Role.TRADER), bureau.auth(Role.TRADER, backtest_limit=3)
+    request = pb.CreateBacktestRequest(config=good_config())
+    for auth, limit in ((trader, 2), (favoured, 3)):
+        for _ in range(limit):
+            await bureau.made(auth)
+        failure = await failure_of(bureau.stub.CreateBacktest(request, metadata=auth))
+        assert (failure.reason, failure.metadata["limit"]) == ("BACKTEST_QUOTA_EXCEEDED", str(limit))
+
+
 async def test_calls_at_once_do_not_get_past_the_quota(bureau: Bureau) -> None:
     auth = bureau.auth()
     request = pb.CreateBacktestRequest(config=good_config())
@@ -146,6 +164,13 @@ async def test_what_another_key_made_is_as_if_it_was_not_there(bureau: Bureau) -
     for method, request in (("GetSweep", pb.GetSweepRequest), ("CancelSweep", pb.CancelSweepRequest)):
         call = getattr(bureau.stub, method)(request(sweep_id=sweep.sweep_id), metadata=other)
         assert await refused(call) == ("NOT_FOUND", "SWEEP_NOT_FOUND"), method
+    watch = bureau.stub.WatchSweep(pb.WatchSweepRequest(sweep_id=sweep.sweep_id), metadata=other)
+    assert await refused(watch) == ("NOT_FOUND", "SWEEP_NOT_FOUND")
+    async for message in bureau.stub.WatchSweep(pb.WatchSweepRequest(sweep_id=sweep.sweep_id), metadata=owner):
+        assert message.sweep.sweep_id == sweep.sweep_id
+        break
+    listed_sweeps = await bureau.stub.ListSweeps(pb.ListSweepsRequest(), metadata=other)
+    assert not listed_sweeps.sweeps
     listed = await bureau.stub.ListBacktests(pb.ListBacktestsRequest(), metadata=other)
     assert not listed.backtests
     theirs = pb.ListBacktestsRequest(filter=backtest_filter(made.owner))
@@ -183,6 +208,28 @@ async def test_each_mutation_is_done_once_a_request_id_and_is_one_row_of_the_aud
     assert await bureau.count("SELECT count(*) FROM audit_entries") == before + 5
     assert await bureau.count("SELECT count(*) FROM backtest_runs") == 3
     assert await bureau.count("SELECT count(*) FROM procrastinate_jobs WHERE status = 'todo'") == 1
+
+
+async def test_a_cancel_of_one_that_had_ended_is_answered_with_its_result_again_after_it_is_gone(
+    bureau: Bureau,
+) -> None:
+    auth = bureau.auth()
+    made = await bureau.made(auth)
+    work = RunWorkRecords(bureau.database)
+    run = await work.claim(made.backtest_id, now_us(), 10)
+    assert run is not None
+    result = BacktestResult(
+        "h", 1, (), "i", "f", (FillRung("configured", 5, 1),), RunMetrics(5, 0, 0, 0, 1, 0), Conventions(),
+        DataCoverage(1.0, 1, 1, 0), 1, 6,
+    )  # fmt: skip
+    point = {name: np.array([1]) for name in ("time_us", "equity_micros", "cash_micros", "locked_micros")}
+    assert await work.finish_backtest(made.backtest_id, run.attempt, result, [], point, now_us())
+    request = pb.CancelBacktestRequest(backtest_id=made.backtest_id, request_id=request_id())
+    first = await bureau.stub.CancelBacktest(request, metadata=auth)
+    assert first.backtest.state == backtest_pb2.BACKTEST_STATE_SUCCEEDED
+    assert first.backtest.result.result_hash == "h"
+    await bureau.stub.DeleteBacktest(pb.DeleteBacktestRequest(backtest_id=made.backtest_id), metadata=auth)
+    assert await bureau.stub.CancelBacktest(request, metadata=auth) == first
 
 
 async def test_a_request_id_with_another_body_is_refused_and_another_caller_may_have_the_same(bureau: Bureau) -> None:

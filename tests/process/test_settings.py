@@ -136,6 +136,15 @@ def test_a_listener_on_the_network_is_allowed_with_tls(monkeypatch):
     assert load_settings().has_tls
 
 
+def test_limits_of_backtests_are_read_by_role(monkeypatch):
+    monkeypatch.setenv("ODDSTREAM_BACKTESTS_PER_ROLE", "analyst=5, trader=50")
+    assert load_settings().backtests_per_role == ((Role.ANALYST, 5), (Role.TRADER, 50))
+    for wrong in ("emperor=5", "analyst", "analyst=-1", "analyst=5,analyst=6"):
+        monkeypatch.setenv("ODDSTREAM_BACKTESTS_PER_ROLE", wrong)
+        with pytest.raises(SettingsError, match="each role once as role=number"):
+            load_settings()
+
+
 def test_roles_of_client_certificates_are_read_by_name(monkeypatch):
     monkeypatch.setenv("ODDSTREAM_TLS_CERTIFICATE_FILE", "server.pem")
     monkeypatch.setenv("ODDSTREAM_TLS_PRIVATE_KEY_FILE", "server.key")

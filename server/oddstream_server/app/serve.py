@@ -145,6 +145,7 @@ async def serve(settings: Settings, index: int, stop: StopSignal) -> None:
         RecordedRows(database, archive_folder(settings)),
         Planner(strategies),
         settings.backtests_per_key,
+        dict(settings.backtests_per_role),
     )
     backtest_service = BacktestService(backtests, run_feed, now_us, mutations)
     use_cases = administration(

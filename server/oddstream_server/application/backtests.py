@@ -2,7 +2,7 @@
 
 import base64
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from oddstream_server.application.calls.mutations import Mutation
@@ -53,15 +53,24 @@ class CheckedSpec:
 class Backtests:
     """The use cases of BacktestService.
 
-    :param quota: backtests and sweeps of one owner that may be queued or running, unless the key's scopes say
-        otherwise.
+    :param quota: backtests and sweeps of one owner that may be queued or running, unless the owner's role or the key's
+        scopes say otherwise.
+    :param quota_of_role: for owners of these roles.
     """
 
-    def __init__(self, store: RunStore, data: RecordedData, planner: RunPlanner, quota: int) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        data: RecordedData,
+        planner: RunPlanner,
+        quota: int,
+        quota_of_role: Mapping[Role, int] | None = None,
+    ) -> None:
         self._store = store
         self._data = data
         self._planner = planner
         self._quota = quota
+        self._quota_of_role = dict(quota_of_role or {})
 
     async def check_backtest(self, caller: Principal, spec: BacktestSpec) -> CheckedSpec:
         """A spec with its defaults, ready to be queued.
@@ -91,7 +100,7 @@ class Backtests:
             NewRun(
                 new_run_id(kind), kind, caller.subject, display_name, checked.spec, checked.set_count, mutation.now_us
             ),
-            self._quota if own_limit is None else own_limit,
+            self._quota_of_role.get(caller.role, self._quota) if own_limit is None else own_limit,
         )
         await mutation.audit(_resource(run), None, _told(run))
         return run
@@ -123,10 +132,6 @@ class Backtests:
     async def result(self, run: Run) -> BacktestResult | SweepResult | None:
         return await self._store.result(run.run_id) if run.state is RunState.SUCCEEDED else None
 
-    async def result_of(self, run_id: str) -> BacktestResult | SweepResult | None:
-        """None where there is none, or none any more; the caller has to be known to own the run."""
-        return await self._store.result(run_id)
-
     async def list_runs(self, caller: Principal, kind: RunKind, where: RunFilter, page: PageRequest) -> Page[Run]:
         """Newest first; everybody's for an admin.
 
@@ -141,8 +146,10 @@ class Backtests:
             where = replace(where, owners=(caller.subject,))
         return await self._store.list_runs(kind, where, page.after, page.size)
 
-    async def cancel(self, mutation: Mutation, run_id: str, kind: RunKind) -> Run:
-        """A finished one comes back unchanged.
+    async def cancel(
+        self, mutation: Mutation, run_id: str, kind: RunKind
+    ) -> tuple[Run, BacktestResult | SweepResult | None]:
+        """A finished one comes back unchanged, with its result where it has one.
 
         :raises NotFound: there is none, or it is somebody else's.
         """
@@ -151,7 +158,8 @@ class Backtests:
         if run is None:
             raise NotFound(kind.resource_type, run_id)
         await mutation.audit(_resource(run), _told(before), _told(run))
-        return run
+        # in the same transaction: a connection of its own would be a second one of each waiting call
+        return run, await mutation.change.backtests.result(run_id)
 
     async def delete_backtest(self, mutation: Mutation, run_id: str) -> None:
         """:raises NotFound: as :meth:`cancel`.

@@ -61,15 +61,10 @@ class BacktestService(backtest_service_pb2_grpc.BacktestServiceServicer):
 
     async def CancelBacktest(self, request: pb.CancelBacktestRequest, context: Context) -> pb.CancelBacktestResponse:
         async def work(mutation: Mutation) -> pb.CancelBacktestResponse:
-            run = await self._backtests.cancel(mutation, request.backtest_id, BACKTEST)
-            return pb.CancelBacktestResponse(backtest=as_run.backtest_message(run))
+            run, result = await self._backtests.cancel(mutation, request.backtest_id, BACKTEST)
+            return pb.CancelBacktestResponse(backtest=_backtest(run, result))
 
-        answer = await self._answers.once(request, pb.CancelBacktestResponse, work)
-        # One that had ended comes with its result, which isn't kept a second time with the answer.
-        result = await self._backtests.result_of(request.backtest_id)
-        if isinstance(result, BacktestResult):
-            answer.backtest.result.CopyFrom(as_result.backtest_result_message(result))
-        return answer
+        return await self._answers.once(request, pb.CancelBacktestResponse, work)
 
     async def DeleteBacktest(self, request: pb.DeleteBacktestRequest, context: Context) -> pb.DeleteBacktestResponse:
         async def work(mutation: Mutation) -> pb.DeleteBacktestResponse:
@@ -122,14 +117,10 @@ class BacktestService(backtest_service_pb2_grpc.BacktestServiceServicer):
 
     async def CancelSweep(self, request: pb.CancelSweepRequest, context: Context) -> pb.CancelSweepResponse:
         async def work(mutation: Mutation) -> pb.CancelSweepResponse:
-            run = await self._backtests.cancel(mutation, request.sweep_id, SWEEP)
-            return pb.CancelSweepResponse(sweep=as_run.sweep_message(run))
+            run, result = await self._backtests.cancel(mutation, request.sweep_id, SWEEP)
+            return pb.CancelSweepResponse(sweep=_sweep(run, result))
 
-        answer = await self._answers.once(request, pb.CancelSweepResponse, work)
-        result = await self._backtests.result_of(request.sweep_id)
-        if isinstance(result, SweepResult):
-            answer.sweep.result.CopyFrom(as_result.sweep_result_message(result))
-        return answer
+        return await self._answers.once(request, pb.CancelSweepResponse, work)
 
     async def WatchBacktest(  # type: ignore[override]  # it writes to the context, and the stubs know generators alone
         self, request: pb.WatchBacktestRequest, context: Context
@@ -212,15 +203,21 @@ class BacktestService(backtest_service_pb2_grpc.BacktestServiceServicer):
             watch.close()
 
     async def _backtest(self, run: Run) -> backtest_pb2.Backtest:
-        made = as_run.backtest_message(run)
-        result = await self._backtests.result(run)
-        if isinstance(result, BacktestResult):
-            made.result.CopyFrom(as_result.backtest_result_message(result))
-        return made
+        return _backtest(run, await self._backtests.result(run))
 
     async def _sweep(self, run: Run) -> sweep_pb2.Sweep:
-        made = as_run.sweep_message(run)
-        result = await self._backtests.result(run)
-        if isinstance(result, SweepResult):
-            made.result.CopyFrom(as_result.sweep_result_message(result))
-        return made
+        return _sweep(run, await self._backtests.result(run))
+
+
+def _backtest(run: Run, result: BacktestResult | SweepResult | None) -> backtest_pb2.Backtest:
+    made = as_run.backtest_message(run)
+    if isinstance(result, BacktestResult):
+        made.result.CopyFrom(as_result.backtest_result_message(result))
+    return made
+
+
+def _sweep(run: Run, result: BacktestResult | SweepResult | None) -> sweep_pb2.Sweep:
+    made = as_run.sweep_message(run)
+    if isinstance(result, SweepResult):
+        made.result.CopyFrom(as_result.sweep_result_message(result))
+    return made

@@ -55,6 +55,10 @@ class RunChanges(Protocol):
         """Locked until the change is over."""
         ...
 
+    async def result(self, run_id: str) -> BacktestResult | SweepResult | None:
+        """None where there is none."""
+        ...
+
     async def cancel(self, run_id: str, now_us: int) -> Run | None:
         """CANCELLED from now on; a finished one comes back unchanged; None where it is gone."""
         ...

@@ -13,7 +13,7 @@ import numpy as np
 
 from oddstream_server.backtesting.acceleration import compiled
 from oddstream_server.backtesting.records.columns import MISSING, Integers, QuoteRows, Shard
-from oddstream_server.backtesting.records.universe import Universe
+from oddstream_server.backtesting.records.universe import Status, Universe
 from oddstream_server.domain.fitted import FittedName, FittedObject
 from oddstream_server.strategies import underlying
 from oddstream_server.strategies.fitting import (
@@ -138,10 +138,16 @@ def _merged(
         times, sequences, source = prices.receive_time_us[real], prices.ingest_sequence[real], np.flatnonzero(real)
         instruments = prices.market.astype(np.int64)[real]
         parts.append((PRICE, -1 - instruments, times, sequences, source))
-        markets = np.array([m for m in shard.markets if universe.instrument_of[m] >= 0], dtype=np.int64)
-        for market in markets:
-            about = instruments == universe.instrument_of[market]
-            parts.append((PRICE, np.full(int(about.sum()), market), times[about], sequences[about], source[about]))
+        firsts, ends = _lives(quotes, universe)
+        for instrument in np.unique(instruments):
+            own = np.flatnonzero(instruments == instrument)
+            about = [m for m in shard.markets if universe.instrument_of[m] == instrument]
+            begins = np.searchsorted(times[own], firsts[about], side="left")
+            counts = np.maximum(np.searchsorted(times[own], ends[about], side="right") - begins, 0)
+            before = np.cumsum(counts) - counts
+            taken = own[np.arange(int(counts.sum())) + np.repeat(begins - before, counts)]
+            subjects = np.repeat(np.array(about, dtype=np.int64), counts)
+            parts.append((PRICE, subjects, times[taken], sequences[taken], source[taken]))
     made_by = np.concatenate([np.full(len(part[1]), part[0], dtype=np.int64) for part in parts])
     subject, times, sequences, source = (np.concatenate([part[k] for part in parts]) for k in range(1, 5))
     # at one place the price itself, which is below 0, then what it makes of the markets by index
@@ -180,6 +186,19 @@ def _merged(
     taker = prints.taker_outcome[at] if len(prints) else np.full(len(at), MISSING)
     extra["trade_outcome"] = np.where(printed & ((taker == 0) | (taker == 1)), taker + 1, 0)
     return rows, np.ascontiguousarray(made_by), np.ascontiguousarray(quote_row), extra
+
+
+def _lives(quotes: QuoteRows, universe: Universe) -> tuple[Any, Any]:
+    """By market, its first quote's time and the time from which it is shut for good: prices outside say nothing of it,
+    and with thousands of short-lived markets on one price they would be nearly all rows."""
+    count = max(len(universe), 1)
+    firsts, ends = np.full(count, 2**62, dtype=np.int64), np.full(count, 2**62, dtype=np.int64)
+    seen, rows = np.unique(quotes.market, return_index=True)
+    firsts[seen] = quotes.receive_time_us[rows]
+    changes = universe.changes
+    for time_us, market, status in changes.tolist():  # ascending: the last one stays
+        ends[market] = 2**62 if status == Status.OPEN else time_us
+    return firsts, ends
 
 
 def _objects(universe: Universe, name: FittedName) -> list[FittedObject]:

@@ -3,9 +3,9 @@
 from typing import Any
 
 from oddstream_server.application.ports.backtests import NewRun
-from oddstream_server.domain.backtest import Run, RunKind, SweepSpec
+from oddstream_server.domain.backtest import BacktestResult, Run, RunKind, SweepResult, SweepSpec
 from oddstream_server.domain.errors import ResourceExhausted
-from oddstream_server.storage.backtests.documents import RUN_COLUMNS, document, run_of
+from oddstream_server.storage.backtests.documents import RUN_COLUMNS, document, result_of, run_of
 from oddstream_server.storage.backtests.jobs import enqueue, withdraw
 from oddstream_server.storage.database import Transaction
 from oddstream_server.storage.wake_ups import CHANNEL
@@ -62,6 +62,10 @@ class RunChanges:
             f"SELECT {RUN_COLUMNS} FROM backtest_runs WHERE run_id = $1 FOR UPDATE", run_id
         )
         return None if row is None else run_of(row)
+
+    async def result(self, run_id: str) -> BacktestResult | SweepResult | None:
+        row = await self._driver.fetchrow("SELECT kind, result FROM backtest_runs WHERE run_id = $1", run_id)
+        return None if row is None or row["result"] is None else result_of(RunKind(row["kind"]), row["result"])
 
     async def cancel(self, run_id: str, now_us: int) -> Run | None:
         driver = self._driver
