@@ -73,14 +73,14 @@ class RecordedWorld:
     start_us: int
     end_us: int
     parts: Sequence[Any]
-    """One array of _SPOOLED a shard, perhaps on disk; markets are dense indices."""
+    """One array of _SPOOLED a shard, or the file that holds it; markets are dense indices."""
     members: Sequence[tuple[int, ...]]
     """Markets of each shard."""
     prices: PriceRows
 
     def shards(self) -> Iterator[Shard]:
         for markets, part in zip(self.members, self.parts, strict=True):
-            rows = np.asarray(part)
+            rows = np.fromfile(part, dtype=_SPOOLED) if isinstance(part, Path) else part
             rows = rows[np.lexsort((rows["row"], rows["time_us"]))]
             quotes = QuoteRows(
                 market=rows["market"].astype(np.int32),
@@ -243,7 +243,7 @@ def polymarket_us(folder: Path, days: int | None = None) -> Iterator[RecordedWor
             rows_of = np.fromfile(Path(spool) / f"{k}.rows", dtype=_SPOOLED)
             rows_of["market"] = dense[rows_of["market"]]
             rows_of.tofile(Path(spool) / f"{k}.rows")
-            parts.append(np.memmap(Path(spool) / f"{k}.rows", dtype=_SPOOLED, mode="r"))
+            parts.append(Path(spool) / f"{k}.rows")
             members.append(tuple(sorted(dense[k::SHARDS].tolist())))
         yield RecordedWorld(
             "Polymarket US, all markets",
