@@ -23,6 +23,9 @@ pytestmark = pytest.mark.timeout(600)
 
 FAST = 50
 SLOW_AFTER_SECONDS = drill(5, 30)
+CUT_SECONDS = 4 * SLOW_AFTER_SECONDS + 10
+"""A bot that reads a third of what is written has, after half a span, more before it than it can read in a span; the
+spans in which it is judged begin at any time; and what lies in the buffers of both ends it reads first."""
 REVOKED_SECONDS = 5.0
 
 
@@ -99,6 +102,8 @@ async def slow_beside_fast(
         found.append("the slow bot was never cut")
     elif slow.ended.reason != "SLOW_CONSUMER":
         found.append(f"the slow bot ended with {slow.ended}")
+    elif slow.ended_after_s > CUT_SECONDS:
+        found.append(f"the slow bot was cut after {slow.ended_after_s:.1f} s only")
     found += [
         f"slow bot: {complaint}"
         for complaint in complaints(again.received, log if slow.ended else log[: len(again.received)])
