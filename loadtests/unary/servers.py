@@ -34,6 +34,7 @@ from oddstream_server.interceptors.methods import method_table
 from oddstream_server.observability.logging import configure_logging
 from oddstream_server.shared_state.connection import SharedState
 from oddstream_server.shared_state.limiter import LeasedRateLimiter
+from oddstream_server.shared_state.stream_quota import SharedStreamQuota
 from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
@@ -101,6 +102,7 @@ def parts(given: Given, *, cached: bool) -> Parts:
         contract,
         authenticator,
         LeasedRateLimiter(shared, registry),
+        SharedStreamQuota(shared, "bench", registry),
         in_flight,
         registry,
     )

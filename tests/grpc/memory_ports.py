@@ -96,6 +96,9 @@ class MemoryLimiter:
 
     taken: dict[str, int] = field(default_factory=dict)
 
+    def spend(self, bucket: str, cost: int) -> bool:
+        return False
+
     def peek(self, bucket: str) -> LimitDecision:
         return LimitDecision(self.taken.get(bucket, 0) >= 0, 700_000, 0)
 

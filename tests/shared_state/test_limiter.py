@@ -193,3 +193,16 @@ async def test_only_one_probe_goes_out_while_the_breaker_is_half_open(redis_url:
         assert await state.healthy()
     finally:
         await state.close()
+
+
+async def test_what_is_leased_is_spent_without_asking_and_what_is_not_is_left_to_take(make: Make) -> None:
+    limiter = make()
+    assert limiter.spend("k", 1) is False, "nothing is leased yet"
+    assert (await limiter.take("k", 1, 600_000, 60_000)).allowed
+    spent = 0
+    while limiter.spend("k", 1):
+        spent += 1
+    assert spent > 0
+    assert limiter.spend("k", 1) is False
+    assert (await limiter.take("k", 1, 600_000, 60_000)).allowed
+    assert limiter.spend("other", 1) is False

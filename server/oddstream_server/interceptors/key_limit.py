@@ -31,14 +31,16 @@ class KeyLimitInterceptor:
         subject = principal.subject
         per_minute = principal.scopes.calls_per_minute or self._units_per_minute
         cost = call.method.access.cost if call.method.access else 1
-        decision = await self._limiter.take(f"key:{subject}", cost, per_minute, max(10, per_minute // 10))
-        if not decision.allowed:
-            raise ResourceExhausted(
-                f"the key takes more than {per_minute} units a minute; this method costs {cost}",
-                subject=f"key {subject}: units per minute",
-                retry_after_us=decision.retry_after_us,
-                metadata={"limit_per_minute": str(per_minute), "cost": str(cost)},
-            )
+        bucket = f"key:{subject}"
+        if not self._limiter.spend(bucket, cost):
+            decision = await self._limiter.take(bucket, cost, per_minute, max(10, per_minute // 10))
+            if not decision.allowed:
+                raise ResourceExhausted(
+                    f"the key takes more than {per_minute} units a minute; this method costs {cost}",
+                    subject=f"key {subject}: units per minute",
+                    retry_after_us=decision.retry_after_us,
+                    metadata={"limit_per_minute": str(per_minute), "cost": str(cost)},
+                )
         if not call.method.kind.response_streaming:
             return await proceed(call)
         own_limit = principal.scopes.stream_limit

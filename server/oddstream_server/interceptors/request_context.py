@@ -78,8 +78,10 @@ def _log_end(call: Call, started: float) -> None:
 def traceparent_of(given: str | None) -> str:
     """Our span of the caller's trace, or of a new unsampled one where theirs is absent or broken (W3C level 1)."""
     match = _TRACEPARENT_PATTERN.fullmatch(given) if given else None
-    trace_id, flags = (match[1], match[2]) if match else (_new_id(16), "00")
-    return f"00-{trace_id}-{_new_id(8)}-{flags}"
+    if match:
+        return f"00-{match[1]}-{_new_id(8)}-{match[2]}"
+    made = _new_id(24)
+    return f"00-{made[:32]}-{made[32:]}-00"
 
 
 def _new_id(size_bytes: int) -> str:

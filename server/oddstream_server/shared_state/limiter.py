@@ -105,6 +105,14 @@ class LeasedRateLimiter:
             return LimitDecision(True, 0, state.remaining if state else 0)
         return LimitDecision(False, _microseconds(state.denied_until - now), 0)
 
+    def spend(self, bucket: str, cost: int) -> bool:
+        """See the port: most calls of a busy key end here."""
+        state = self._buckets.get(bucket)
+        if state is None or state.units < cost or state.lease_ends <= self.clock():
+            return False
+        state.units -= cost
+        return True
+
     async def take(self, bucket: str, cost: int, per_minute: int, burst: int) -> LimitDecision:
         """Take ``cost`` units (at most the burst) of a bucket that refills by ``per_minute``; never raises."""
         rule = _Rule(per_minute, max(1, burst))

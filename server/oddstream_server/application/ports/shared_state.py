@@ -19,6 +19,11 @@ class RateLimiter(Protocol):
         """What this process knows without asking anyone: denied only while an earlier denial still holds."""
         ...
 
+    def spend(self, bucket: str, cost: int) -> bool:
+        """Spend ``cost`` units that this process holds already; False, and nothing spent, where :meth:`take` has to
+        decide."""
+        ...
+
     async def take(self, bucket: str, cost: int, per_minute: int, burst: int) -> LimitDecision:
         """GCRA on shared time; never raises: without the shared store a local bucket answers."""
         ...
