@@ -7,15 +7,18 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from oddstream_server.application.ports import MarketFilter, SignalFilter, SignalListFilter, TimeRange
+from oddstream_server.application.ports import ExecutionFilter, MarketFilter, SignalFilter, SignalListFilter, TimeRange
 from oddstream_server.domain.market import MarketState, Venue
 from oddstream_server.domain.quote import CandleInterval
-from oddstream_server.domain.signal import SignalState
+from oddstream_server.domain.signal import DataOrigin, SignalState
 from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.partitions import Partitions
+from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.track_record.executions import ExecutionStore
+from oddstream_server.storage.track_record.performance import TrackRecordStore
 
 POPULATE = """
     INSERT INTO market_keys (market_id) SELECT 'kalshi:' || n FROM generate_series(1, 50) AS n;
@@ -31,9 +34,19 @@ POPULATE = """
     INSERT INTO signals SELECT 'sig_' || n, n, 'o' || n, 'stat.mean_reversion', 's' || n % 3, 'kalshi:E' || n % 2000,
         'up', 'live', CASE WHEN n % 500 = 0 THEN 'active' ELSE 'expired' END, 'created', ARRAY['kalshi'],
         ARRAY['kalshi:' || n % 3000], 500000, 10000, now(), NULL, NULL, '{}' FROM generate_series(1, 60000) AS n;
+    INSERT INTO signal_outcomes SELECT 'sig_' || n, 's' || n % 500, 1, 'd', 'live', timestamptz '2026-07-02' +
+        n * interval '1 second', 'kalshi', ARRAY['kalshi'], 1, 'kalshi:E' || n % 2000, 1, false, 10000, 5000, 430000,
+        420000, n % 2 = 0 FROM generate_series(1, 60000) AS n;
+    INSERT INTO next_quotes SELECT 'sig_' || n, 0, 'kalshi:A', now(), 1, 2, CASE WHEN n % 500 > 0 THEN now() END
+        FROM generate_series(1, 60000) AS n;
+    INSERT INTO executions SELECT 'exe_' || n, 'kalshi', 'f' || n, 'kalshi:' || n % 3000, 0, 'buy', 430000, 1000000,
+        NULL, 'taker', now(), 'sig_' || n, 0, '', '', 'key_' || n % 200, 0, timestamptz '2026-07-02' +
+        n * interval '1 second', 's' || n % 500, 10000 FROM generate_series(1, 60000) AS n;
 """
 
-BIG = {"quotes_live_2026_07", "candles_2026_07", "markets", "signals"}
+BIG = {
+    "quotes_live_2026_07", "candles_2026_07", "markets", "signals", "signal_outcomes", "next_quotes", "executions",
+}  # fmt: skip
 
 
 class Plans:
@@ -103,6 +116,7 @@ async def plans(database_url: str) -> AsyncIterator[tuple[Plans, Database]]:
 async def test_hot_reads_use_indexes(plans: tuple[Plans, Database]) -> None:
     explained, database = plans
     ticks, log, catalog = TickStore(database), SignalLogStore(database), CatalogStore(database)
+    records, executions = TrackRecordStore(database), ExecutionStore(database)
     everything, july = TimeRange(), 1_782_993_600_000_000
     calls: dict[str, Callable[[], Awaitable[Any]]] = {
         "quotes of a market": lambda: ticks.list_quotes("kalshi:7", everything, None, 100),
@@ -125,6 +139,17 @@ async def test_hot_reads_use_indexes(plans: tuple[Plans, Database]) -> None:
         "open markets of a venue": lambda: catalog.list_markets(
             MarketFilter(venues=(Venue.KALSHI,), states=(MarketState.OPEN,)), None, 100
         ),
+        "a track record": lambda: records.track_record("s7", 1, DataOrigin.LIVE, everything, (), None, july),
+        "a track record of a day": lambda: records.track_record(
+            "s7", 1, DataOrigin.LIVE, TimeRange(july, july + 10**9), (), "key_7", july
+        ),
+        "legs that wait": lambda: PostgresPipelineStore(database).waiting_quotes(),
+        "executions": lambda: executions.list_executions(ExecutionFilter(), None, 100),
+        "executions of an owner": lambda: executions.list_executions(ExecutionFilter(owners=("key_7",)), None, 100),
+        "executions of a strategy": lambda: executions.list_executions(
+            ExecutionFilter(strategy_ids=("s7",)), (july, "exe_1"), 100
+        ),
+        "executions of a signal": lambda: executions.list_executions(ExecutionFilter(signal_ids=("sig_7",)), None, 100),
         "markets by title": lambda: catalog.list_markets(MarketFilter(text="number 777"), None, 100),
     }
     for what, call in calls.items():
