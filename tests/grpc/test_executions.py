@@ -10,11 +10,13 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from oddstream.v1 import admin_service_pb2, execution_pb2, signal_pb2, signal_service_pb2, time_range_pb2, venue_pb2
+from oddstream_server.app.administration import records_of
 from oddstream_server.application.ports import SettlementUpdate
 from oddstream_server.domain.market import MarketState, Settlement, SettlementState, Venue
 from oddstream_server.domain.principal import Role, Scopes
+from oddstream_server.domain.retention import DEFAULTS
 from oddstream_server.storage.catalog import CatalogStore
-from tests.grpc.administered import administered
+from tests.grpc.administered import KEYRING, administered
 from tests.grpc.running_server import bearer, failure_of
 from tests.grpc.stored_world import FEE, MARKET, OTHER, T0, StoredWorld, market, signal
 
@@ -240,3 +242,7 @@ async def test_exports_hold_executions_and_an_erasure_takes_the_order_ids(databa
         await office.admin.EraseSubjectData(erase, metadata=office.auth)
         (left,) = await office.rows("SELECT owner, venue_fill_id, venue_order_id, client_order_id FROM executions")
         assert tuple(left) == (execution.owner, "fill-1", "", "")
+        # A restore from a backup brings them back, and the list of erasures is followed again.
+        await office.rows("UPDATE executions SET client_order_id = 'ada-7'")
+        await records_of(office.database, tmp_path, DEFAULTS, KEYRING).subjects.erase_again()
+        assert [tuple(row) for row in await office.rows("SELECT client_order_id FROM executions")] == [("",)]
