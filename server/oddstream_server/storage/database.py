@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 READ_RETRY_BUDGET_SECONDS = 2.5
 """A restart of PostgreSQL takes well under a second; a reader waits this long before it is told."""
+_TRUSTED_SECONDS = 1.0
+"""How long after its last use a connection is taken without asking whether it answers."""
+_ANSWERED_AT = "answered_at"
 
 _POSTGRES_EPOCH_US = 946_684_800_000_000
 _AWAY = frozenset({"57P01", "57P02", "57P03", "08000", "08001", "08003", "08006", "25P03", "57P05"})
@@ -95,7 +98,6 @@ class Database:
             max_overflow=max_overflow,
             pool_timeout=pool_timeout_seconds,
             pool_recycle=recycle_seconds,
-            pool_pre_ping=True,
             # BEGIN and COMMIT are sent below, each with what belongs to it in one round trip.
             isolation_level="AUTOCOMMIT",
             json_serializer=lambda value: orjson.dumps(value).decode(),
@@ -103,6 +105,7 @@ class Database:
             connect_args=connect_args,
         )
         event.listen(self._engine.sync_engine, "connect", _exact_instants)
+        event.listen(self._engine.sync_engine, "checkin", _trusted_from_now)
         event.listen(self._engine.sync_engine, "checkout", self._still_good)
         self._closings: set[asyncio.Task[None]] = set()
 
@@ -217,9 +220,25 @@ class Database:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 0.25)
 
-    def _still_good(self, dbapi_connection: Any, _record: object, _proxy: object) -> None:
-        if self.connector.expired(dbapi_connection.driver_connection):
-            raise exc.DisconnectionError  # the pool makes a new connection, with a new login
+    def _still_good(self, dbapi_connection: Any, record: Any, _proxy: object) -> None:
+        """Raising makes the pool open a new connection, with a new login.
+
+        One that answered a moment ago isn't asked again: that would be a round trip before every transaction. The
+        driver itself notices a server that hangs up.
+        """
+        driver = dbapi_connection.driver_connection
+        if driver.is_closed() or self.connector.expired(driver):
+            raise exc.DisconnectionError
+        if time.monotonic() - record.info.get(_ANSWERED_AT, 0.0) > _TRUSTED_SECONDS and not self._answers(
+            dbapi_connection
+        ):
+            raise exc.DisconnectionError
+
+    def _answers(self, dbapi_connection: Any) -> bool:
+        try:
+            return bool(self._engine.sync_engine.dialect.do_ping(dbapi_connection))
+        except Exception:  # whatever is wrong with it, another one is opened, and that says why it can't be
+            return False
 
     async def _connected(self) -> AsyncConnection:
         # In a task of its own: a cancelled caller must not tear a half-made connection out of the pool's books.
@@ -273,8 +292,13 @@ async def set_exact_instants(connection: "asyncpg.Connection[Any]") -> None:
     )
 
 
-def _exact_instants(dbapi_connection: Any, _record: object) -> None:
+def _exact_instants(dbapi_connection: Any, record: Any) -> None:
     dbapi_connection.run_async(set_exact_instants)
+    _trusted_from_now(dbapi_connection, record)
+
+
+def _trusted_from_now(_dbapi_connection: Any, record: Any) -> None:
+    record.info[_ANSWERED_AT] = time.monotonic()
 
 
 async def _rolled_back(connection: AsyncConnection) -> None:

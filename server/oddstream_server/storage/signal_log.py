@@ -75,12 +75,7 @@ async def append(
 
     :raises Fenced: the head carries another epoch.
     """
-    await audit_log.lock(driver)
-    head = await driver.fetchrow(
-        "SELECT sequence, partitioned_to, greatest(clock_timestamp(), last_create_time) AS create_time "
-        "FROM signal_log_head WHERE epoch = $1 FOR UPDATE",
-        epoch,
-    )
+    head = await driver.fetchrow(_HEADS, epoch)
     if head is None:
         raise Fenced
     keyed = {event.event_key: event for event in events}
@@ -116,8 +111,18 @@ async def append(
         CHANNEL,
     )
     await _move_states(driver, numbered)
-    await audit_log.append(driver, _told(numbered))
+    audit_head = audit_log.Head(head["audit_sequence"], head["audit_hash"], head["audit_create_time"])
+    await audit_log.append(driver, _told(numbered), audit_head)
     return tuple(numbered)
+
+
+_HEADS = (
+    f"WITH audit AS MATERIALIZED ({audit_log.HEAD}) "
+    "SELECT log.*, audit.sequence AS audit_sequence, audit.hash AS audit_hash, audit.create_time AS audit_create_time "
+    "FROM audit, LATERAL (SELECT sequence, partitioned_to, greatest(clock_timestamp(), last_create_time) AS create_time"
+    " FROM signal_log_head WHERE epoch = $1 AND audit.sequence IS NOT NULL FOR UPDATE) AS log"
+)
+"""Locks the audit log's head and then, since the second needs the first's row, the log's: in the order of all."""
 
 
 async def _drop_late_expiries(driver: "asyncpg.Connection[Any]", keyed: dict[str, SignalEvent]) -> None:
@@ -261,15 +266,16 @@ class SignalLogStore:
             return data_set_id
 
     async def read(self, after_sequence: int, limit: int) -> Sequence[SignalEvent]:
-        async def work(transaction: Transaction) -> Sequence[SignalEvent]:
-            rows = await transaction.driver.fetch(
+        async def work(driver: "asyncpg.Connection[Any]") -> Sequence[Any]:
+            rows: Sequence[Any] = await driver.fetch(
                 "SELECT sequence, create_time, body FROM signal_events WHERE sequence > $1 ORDER BY sequence LIMIT $2",
                 after_sequence,
                 limit,
             )
-            return [replace(signal_event_from_plain(row[2]), sequence=row[0], create_time_us=row[1]) for row in rows]
+            return rows
 
-        return await self._database.read(work)
+        rows = await self._database.read_at_once(work)
+        return [replace(signal_event_from_plain(row[2]), sequence=row[0], create_time_us=row[1]) for row in rows]
 
     async def sequence_at(self, create_time_us: int) -> int:
         async def work(transaction: Transaction) -> int:

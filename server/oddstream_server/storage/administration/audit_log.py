@@ -5,6 +5,7 @@ order everywhere: (request id,) lease, lane, audit head, log head.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -16,18 +17,32 @@ from oddstream_server.domain.audit import AuditEntry, AuditOutcome, AuditRecord,
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.tables import audit_entries
 
-_HEAD = "SELECT sequence, hash, greatest(clock_timestamp(), last_create_time) AS create_time FROM audit_head FOR UPDATE"
+HEAD = "SELECT sequence, hash, greatest(clock_timestamp(), last_create_time) AS create_time FROM audit_head FOR UPDATE"
+"""Locks the head until the transaction ends."""
 
 
-async def lock(driver: "asyncpg.Connection[Any]") -> None:
-    await driver.execute("SELECT 1 FROM audit_head FOR UPDATE")
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The locked head: what the next row is chained to."""
+
+    sequence: int
+    hash: bytes
+    create_time_us: int
 
 
-async def append(driver: "asyncpg.Connection[Any]", record: AuditRecord) -> AuditEntry:
-    """Append a row in the caller's transaction, holding the head until it ends."""
-    head = await driver.fetchrow(_HEAD)
-    assert head is not None
-    entry = chained(record, head["sequence"] + 1, head["create_time"], head["hash"].hex())
+async def lock(driver: "asyncpg.Connection[Any]") -> Head:
+    row = await driver.fetchrow(HEAD)
+    assert row is not None
+    return Head(row["sequence"], row["hash"], row["create_time"])
+
+
+async def append(driver: "asyncpg.Connection[Any]", record: AuditRecord, head: Head | None = None) -> AuditEntry:
+    """Append a row in the caller's transaction, holding the head until it ends.
+
+    :param head: where the caller locked it already and has appended nothing since.
+    """
+    head = head or await lock(driver)
+    entry = chained(record, head.sequence + 1, head.create_time_us, head.hash.hex())
     await driver.execute(
         "WITH entry AS (INSERT INTO audit_entries (sequence, create_time, actor, api_key_id, peer_network, method, "
         "outcome, request_digest, resource, before, after, correlation_id, previous_hash, hash) "
