@@ -379,3 +379,16 @@ def test_a_market_unknown_at_an_instant_does_not_exist_at_it() -> None:
     scene.quote(12, 50, 51, cue=1)
     (trade,) = blotter_of(scene.run(holding()))
     assert trade.signal_time_us == START_US + 11 * SECOND
+
+
+def test_a_fee_that_the_venue_changes_is_paid_from_then_on_and_no_sooner() -> None:
+    market = cheap_market()
+    dear = replace(market, fee_schedules=(FeeSchedule(FeeFormula.FLAT, 10_000, 0),))
+    changed = replace(a_recorded(market), revisions=((START_US + 50 * SECOND, dear),))
+    scene = Scene([changed])
+    for begin in (0, 60):
+        scene.quote(begin + 1, 40, 41, cue=1).quote(begin + 2, 40, 41).quote(begin + 10, 40, 41)
+    free, charged = blotter_of(scene.run())
+    assert free.fee_micros == 0
+    scene.markets[0] = a_recorded(dear)
+    assert [t.fee_micros for t in blotter_of(scene.run())][1] == charged.fee_micros > 0

@@ -15,8 +15,9 @@ from oddstream_server.backtesting.records.columns import Shard
 from oddstream_server.backtesting.records.universe import Universe
 from oddstream_server.backtesting.shards import find_intents
 from oddstream_server.domain.backtest import BacktestSpec, StrategySelection
+from oddstream_server.domain.fees import FeeFormula, FeeSchedule
 from oddstream_server.domain.fitted import FittedObject
-from oddstream_server.domain.market import Event, LinkState, Market, MarketState
+from oddstream_server.domain.market import Event, LinkState, Market, MarketState, PriceRange
 from oddstream_server.domain.quote import BookLevel, OrderBook, Quote, Trade
 from oddstream_server.domain.signal import SignalEvent, SignalEventType
 from oddstream_server.jobs.reading import FrozenMarkets, RunData, find_data, read_shard
@@ -224,6 +225,46 @@ async def test_a_link_is_used_while_it_was_confirmed_and_no_longer(recorder: Rec
     assert max(times) < middle
     assert min(always) < quarter
     assert max(always) > middle
+
+
+@pytest.mark.parametrize(
+    "kind", ["calib.longshot", "decay.expiry", "stat.mean_reversion", "arb.event_sum", "arb.monotone"]
+)
+async def test_terms_that_the_venue_changes_hold_from_when_the_live_run_had_them(recorder: Recorder, kind: str) -> None:
+    world = a_world_for(kind, 1)
+    strategies = [configured(kind)]
+    await recorder.facts(world.markets, [world.event], START_US - 1)
+    await keep_fitted(recorder, world.fitted)
+    runner = StrategyRunner(strategies)
+    runner.offer_catalog([world.event], world.markets, world.links)
+    runner.offer_fitted(world.fitted)
+    middle = len(world.ticks) // 2
+    while world.ticks[middle].receive_time_us == world.ticks[middle - 1].receive_time_us:
+        middle += 1  # terms hold from an instant on, not from one of its rows
+    events = await recorder.live(runner, world.ticks[:middle])
+    changed = [
+        replace(
+            market,
+            close_time_us=None if market.close_time_us is None else market.close_time_us + 30 * HOUR_US,
+            fee_schedules=(FeeSchedule(FeeFormula.QUADRATIC, 140_000, 0, rounding_step_micros=10_000),),
+            price_ranges=(PriceRange(0, 1_000_000, 50_000),),
+        )
+        for market in world.markets
+    ]
+    runner.offer_catalog([world.event], changed, world.links)
+    events += await recorder.live(runner, world.ticks[middle:])
+    spec = spec_of([kind], world.ticks[-1].receive_time_us + 1)
+    run, shards = await recorder.read(spec)
+    assert len(run.universe.revisions) > 0
+    expected = said(events)
+    assert len(expected) > 5
+    assert found(strategies, run, shards, spec) == expected
+    stale = [replace(m, revisions=()) for m in run.universe.markets]
+    universe = Universe(stale, run.universe.events, run.universe.spans, run.universe.fitted)
+    if kind != "stat.mean_reversion":  # its entries hang on neither close nor tick, and little on the fee
+        assert found(strategies, replace(run, universe=universe), shards, spec) != expected
+    assert FrozenMarkets.from_bytes(FrozenMarkets.of(run.universe).to_bytes()).terms_digest == run.universe.terms_digest
+    assert universe.terms_digest != run.universe.terms_digest
 
 
 async def test_what_was_fitted_or_confirmed_after_the_end_is_not_known(recorder: Recorder) -> None:

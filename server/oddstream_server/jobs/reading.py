@@ -17,7 +17,7 @@ from oddstream_server.backtesting.records.universe import LinkSpan, RecordedMark
 from oddstream_server.domain.backtest import BacktestSpec
 from oddstream_server.domain.errors import FailedPrecondition
 from oddstream_server.domain.fitted import FittedObject
-from oddstream_server.domain.market import Event, MarketState
+from oddstream_server.domain.market import Event, Market, MarketState
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +110,18 @@ def as_known(history: MarketHistory, first_row_us: int) -> RecordedMarket:
         if first_row_us < states[0][0]:
             states.insert(0, (first_row_us, MarketState.OPEN))  # an import reaches back before the live run
         changes = [states[0], *(after for before, after in pairwise(states) if before[1] is not after[1])]
-        return RecordedMarket(history.versions[0][1], tuple(changes), history.settlements)
+        first, *later = history.versions
+        revisions = [row for before, row in pairwise((first, *later)) if _terms(before[1]) != _terms(row[1])]
+        return RecordedMarket(first[1], tuple(changes), history.settlements, tuple(revisions))
     market = replace(history.market, settlement=history.settlements[0] if history.settlements else None)
     known = recorded(market, min(history.first_seen_us, first_row_us))
     # the close that the catalog has may be one that nobody knew beforehand: it shuts the market, and is no term of it
     return replace(known, market=before_its_end(market), settlements=history.settlements)
+
+
+def _terms(market: Market) -> tuple[object, ...]:
+    """What a revision may change; see :class:`RecordedMarket`."""
+    return market.price_ranges, market.fee_schedules, market.close_time_us, market.strike
 
 
 async def read_shard(data: RecordedData, run: RunData, shard: Sequence[int]) -> Shard:

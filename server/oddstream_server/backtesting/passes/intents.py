@@ -75,10 +75,24 @@ def touch_fee(
     return fee
 
 
-def tick_at(terms: Any, ranges: Any, price_micros: Any) -> Any:
+def revision_at(revisions: Any, revision_bounds: Any, market: Any, now_us: Any) -> Any:
+    """Place of the revision of a market's terms that holds at an instant; -1 while the first terms do."""
+    place = revision_bounds[market + 1] - 1
+    while place >= revision_bounds[market] and revisions[place]["time_us"] > now_us:
+        place -= 1
+    return place if place >= revision_bounds[market] else -1
+
+
+def tick_at(
+    terms: Any, ranges: Any, revisions: Any, revision_bounds: Any, market: Any, price_micros: Any, now_us: Any
+) -> Any:
     """The finest tick that holds at an outcome-0 price; 1 outside of all ranges."""
+    begin, end = terms[market]["range_begin"], terms[market]["range_end"]
+    revision = revision_at(revisions, revision_bounds, market, now_us)
+    if revision >= 0:
+        begin, end = revisions[revision]["range_begin"], revisions[revision]["range_end"]
     tick = 0
-    for place in range(terms["range_begin"], terms["range_end"]):
+    for place in range(begin, end):
         inside = ranges[place]["start_micros"] <= price_micros <= ranges[place]["end_micros"]
         if inside and (tick == 0 or ranges[place]["tick_micros"] < tick):
             tick = ranges[place]["tick_micros"]
@@ -171,7 +185,8 @@ class Terms:
     @property
     def tables(self) -> tuple[Any, ...]:
         u = self.universe
-        return (u.terms, u.ranges, u.segments, u.schedules, u.changes, self.memo, self.order, self.limbs)
+        changed = (u.revisions, u.revision_bounds, u.revised_terms)
+        return (u.terms, u.ranges, *changed, u.segments, u.schedules, u.changes, self.memo, self.order, self.limbs)
 
 
 def load_arrays(arrays: Sequence[Any], stored: bytes) -> None:

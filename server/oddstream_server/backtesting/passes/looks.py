@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from oddstream_server.backtesting.passes.intents import tick_at, touch_fee, write_intent
+from oddstream_server.backtesting.passes.intents import revision_at, tick_at, touch_fee, write_intent
 from oddstream_server.backtesting.records.columns import MISSING
 
 GROUP: Final = np.dtype([(n, np.int64) for n in ("opened", "expire_us", "size_micros", "dirty", "row", "ready")])
@@ -82,6 +82,9 @@ def drive_groups(
     epoch: Any,
     terms: Any,
     ranges: Any,
+    revisions: Any,
+    revision_bounds: Any,
+    revised_terms: Any,
     segments: Any,
     schedules: Any,
     changes: Any,
@@ -210,6 +213,23 @@ def drive_groups(
                 if info[j]["open_leg"] != 0 and (info[j]["shut"] != 0 or stale or info[j]["void"] != 0):
                     gated = True
                 info[j]["void"] = 0
+                if info[j]["quoted"] != 0 and revision_bounds[members[j]] < revision_bounds[members[j] + 1]:
+                    revision = revision_at(revisions, revision_bounds, members[j], now)
+                    if revision >= 0:
+                        for c in range(revised_terms.shape[1]):
+                            cells[j, 8 + c] = revised_terms[revision, c]
+                        since = revisions[revision]["time_us"]
+                        if needs_fees and cells[j, 0] < since:
+                            # the last quote, at what it costs under the terms of now
+                            t = terms[members[j]]
+                            if cells[j, 1] != MISSING:
+                                cells[j, 5] = touch_fee(
+                                    t, segments, schedules, memo, scratch_order, limbs, cells[j, 7] - cells[j, 1], since
+                                )
+                            if cells[j, 3] != MISSING:
+                                cells[j, 6] = touch_fee(
+                                    t, segments, schedules, memo, scratch_order, limbs, cells[j, 3], since
+                                )
                 for c in range(seen_cells.shape[1]):
                     seen_cells[j - first, c] = cells[j, c]
                 if info[j]["quoted"] == 0 or info[j]["shut"] != 0 or stale:
@@ -337,7 +357,7 @@ def drive_groups(
                 m = members[j]
                 book_price = seen_cells[j - first, 3] if outcome == 0 else seen_cells[j - first, 1]
                 info[j]["price_micros"] = book_price
-                info[j]["tick_micros"] = tick_at(terms[m], ranges, book_price)
+                info[j]["tick_micros"] = tick_at(terms, ranges, revisions, revision_bounds, m, book_price, now)
                 if same:
                     continue
                 info[j]["armed_leg"] = outcome + 1

@@ -75,6 +75,9 @@ def drive(
     quote_row: Any,
     terms: Any,
     ranges: Any,
+    revisions: Any,
+    revision_bounds: Any,
+    revised_terms: Any,
     segments: Any,
     schedules: Any,
     changes: Any,
@@ -207,7 +210,7 @@ def drive(
                 counts[1] += 1
                 w["price_micros"] = book_price
                 w["size_micros"] = size
-                ticks[m] = tick_at(terms[m], ranges, book_price)
+                ticks[m] = tick_at(terms, ranges, revisions, revision_bounds, m, book_price, now)
                 w["expire_us"] = now + out_cells[5]
             w["opened"] = opened
             i += 1
@@ -227,7 +230,7 @@ def drive(
             w["armed"] = side
             w["price_micros"] = book_price
             w["size_micros"] = size
-            ticks[m] = tick_at(terms[m], ranges, book_price)
+            ticks[m] = tick_at(terms, ranges, revisions, revision_bounds, m, book_price, now)
             w["expire_us"] = now + out_cells[5]
             write_intent(intents, written, 1, at, now, ingest_sequence[i], strategy, m, side - 1)
             intent = intents[written]

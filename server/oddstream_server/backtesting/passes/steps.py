@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from oddstream_server.backtesting.acceleration import compiled
+from oddstream_server.backtesting.passes.intents import revision_at
 from oddstream_server.backtesting.records.columns import MISSING, Integers, QuoteRows, Shard
 from oddstream_server.backtesting.records.universe import Status, Universe
 from oddstream_server.domain.fitted import FittedName, FittedObject
@@ -78,13 +79,30 @@ def steps_of(kind: StrategyKind, universe: Universe, shard: Shard, *, plain: boo
         quotes, made_by, quote_row, extra = merged
     if not TERMS_COLUMNS.keys().isdisjoint(names):
         for place, name in enumerate(TERMS_COLUMNS):
-            extra[name] = universe.market_terms[quotes.market, place]
+            extra[name] = terms_as_of(universe, quotes, place, plain=plain)
     if any(name.startswith("calibrat") for name in names):
-        extra |= _calibration(quotes, universe)
+        extra |= _calibration(quotes, universe, plain=plain)
     if any(name.startswith("baseline") for name in names):
         extra |= _baseline(quotes, universe)
     columns = np.stack([np.asarray(extra[name], dtype=np.int64) for name in names], axis=1)
     return Steps(quotes, np.ascontiguousarray(columns), names, made_by, quote_row)
+
+
+def find_revisions(market: Any, times: Any, revisions: Any, revision_bounds: Any, found: Any) -> None:
+    """Place of the revision of terms that holds at each row; -1 while the first terms do."""
+    for i in range(len(market)):
+        found[i] = revision_at(revisions, revision_bounds, market[i], times[i])
+
+
+def terms_as_of(universe: Universe, quotes: QuoteRows, column: int, *, plain: bool) -> Any:
+    """A column of the markets' terms as they were known at each row."""
+    values = universe.market_terms[quotes.market, column]
+    if not len(universe.revisions):
+        return values
+    found = np.empty(len(quotes), dtype=np.int64)
+    walk: Callable[..., Any] = compiled(find_revisions, plain=plain)
+    walk(quotes.market, quotes.receive_time_us, universe.revisions, universe.revision_bounds, found)
+    return np.where(found >= 0, universe.revised_terms[found, column], values)
 
 
 def bound_price_step(state: Any, time_us: Any, price_micros: Any) -> None:
@@ -212,10 +230,10 @@ def _in_effect(objects: Sequence[FittedObject], times: Any) -> Any:
     return np.searchsorted(effective, times, side="left") - 1
 
 
-def _calibration(quotes: QuoteRows, universe: Universe) -> dict[str, Any]:
+def _calibration(quotes: QuoteRows, universe: Universe, *, plain: bool) -> dict[str, Any]:
     """The columns of :meth:`~oddstream_server.strategies.fitting.FittedTables.calibration_values`."""
     times = quotes.receive_time_us
-    closes = universe.market_terms[quotes.market, list(TERMS_COLUMNS).index("close_time_us")]
+    closes = terms_as_of(universe, quotes, list(TERMS_COLUMNS).index("close_time_us"), plain=plain)
     payouts = universe.terms["payout_micros"][quotes.market]
     bid, ask = quotes.bid_price_micros.astype(np.int64), quotes.ask_price_micros.astype(np.int64)
     mids = np.where((bid == MISSING) | (ask == MISSING), MISSING, (bid + ask) // 2)

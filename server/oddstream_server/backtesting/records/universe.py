@@ -54,11 +54,14 @@ class RecordedMarket:
     """A market with the history of what is known of it."""
 
     market: Market
-    """Terms as they were known first; what the venue changed later is not here. State and settlement have no say."""
+    """Terms as they were known first. State and settlement have no say."""
     states: tuple[tuple[int, MarketState], ...]
     """(from this instant, state), ascending. Before the first one the market is unknown."""
     settlements: tuple[Settlement, ...] = ()
     """Revisions, ascending; those without a known time are refused."""
+    revisions: tuple[tuple[int, Market], ...] = ()
+    """(from this instant, terms), ascending: what the venue changed later of price ranges, fees, the close, the strike
+    or its average. Payout, sizes, taker delay, event and category stay those of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,9 @@ TERMS: Final = np.dtype(
 )
 """One record a market; ``event`` is dense, -1 for none. ``*_begin`` and ``*_end`` bound rows of other tables."""
 
+REVISION: Final = np.dtype([(name, np.int64) for name in ("time_us", "range_begin", "range_end")])
+"""Terms of a market that hold from an instant on; its columns are in a table beside."""
+
 RANGE: Final = np.dtype([("start_micros", np.int64), ("end_micros", np.int64), ("tick_micros", np.int64)])
 SEGMENT: Final = np.dtype([("from_us", np.int64), ("schedule", np.int64)])
 """A market's fee schedule from an instant until the next segment's; NO_SCHEDULE where none holds."""
@@ -156,6 +162,9 @@ class Universe:
         self.terms = np.zeros(count, dtype=TERMS)
         ranges: list[tuple[int, int, int]] = []
         segments: list[tuple[int, int]] = []
+        revisions: list[tuple[int, int, int]] = []
+        revised: list[list[int]] = []
+        self.revision_bounds = np.zeros(count + 1, dtype=np.int64)
         for i, recorded in enumerate(self.markets):
             market, row = recorded.market, self.terms[i]
             if not 0 < market.payout_micros <= MAXIMUM_PAYOUT_MICROS:
@@ -176,10 +185,18 @@ class Universe:
             ranges += [(r.start_micros, r.end_micros, r.tick_micros) for r in market.price_ranges]
             row["range_end"] = len(ranges)
             row["segment_begin"] = len(segments)
-            segments += self._segments(market.fee_schedules, known=False)
+            segments += self._segments(recorded, known=False)
             row["segment_end"] = row["known_segment_begin"] = len(segments)
-            segments += self._segments(market.fee_schedules, known=True)
+            segments += self._segments(recorded, known=True)
             row["known_segment_end"] = len(segments)
+            for time_us, later in recorded.revisions:
+                begin = len(ranges)
+                ranges += [(r.start_micros, r.end_micros, r.tick_micros) for r in later.price_ranges]
+                revisions.append((time_us, begin, len(ranges)))
+                revised.append([terms_values(later)[name] for name in TERMS_COLUMNS])
+            self.revision_bounds[i + 1] = len(revisions)
+        self.revisions = np.array(revisions, dtype=REVISION)
+        self.revised_terms = np.array(revised, dtype=np.int64).reshape(-1, len(TERMS_COLUMNS))
         self.ranges = np.array(ranges, dtype=RANGE)
         self.segments = np.array(segments, dtype=SEGMENT)
         self.schedules = schedule_records(list(self._schedules), [m.market.payout_micros for m in self.markets])
@@ -192,7 +209,23 @@ class Universe:
         place = self.event_index.get(market.event_id or "", -1)
         return place if place >= 0 and market.market_id in self.events[place].market_ids else -1
 
-    def _segments(self, schedules: tuple[FeeSchedule, ...], *, known: bool) -> list[tuple[int, int]]:
+    def _segments(self, recorded: RecordedMarket, *, known: bool) -> list[tuple[int, int]]:
+        """As :meth:`_segments_of`, from the schedules that the market's terms had at each instant."""
+        spans = [(BEGINNING, recorded.market), *recorded.revisions]
+        found: list[tuple[int, int]] = []
+        for place, (from_us, market) in enumerate(spans):
+            to_us = spans[place + 1][0] if place + 1 < len(spans) else 2**62
+            for instant, number in self._segments_of(market.fee_schedules, known=known):
+                begin = max(instant, from_us)
+                if begin >= to_us:
+                    break
+                if found and found[-1][0] == begin:
+                    found.pop()
+                if not found or found[-1][1] != number:
+                    found.append((begin, number))
+        return found
+
+    def _segments_of(self, schedules: tuple[FeeSchedule, ...], *, known: bool) -> list[tuple[int, int]]:
         """The schedule that holds from each instant on; with ``known`` only from the instant it was made public."""
         instants = {BEGINNING}
         for s in schedules:
@@ -288,6 +321,9 @@ class Universe:
         inputs = (self.market_terms, self.instrument_of, self.category_of, self.venue_category_of)
         for table in (*(self.terms[name] for name in names), self.ranges, self.changes, self.payments, *inputs):
             digest.update(np.ascontiguousarray(table).tobytes())
+        if len(self.revisions):
+            for table in (self.revision_bounds, self.revisions, self.revised_terms):
+                digest.update(table.tobytes())
         return digest.hexdigest()
 
     @cached_property
