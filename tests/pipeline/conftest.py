@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from oddstream_server.application.ports import CatalogPage, DiscoveryReport, VenueItem, VenueSink
+from oddstream_server.application.ports import CatalogPage, DiscoveryReport, HitRate, VenueItem, VenueSink
 from oddstream_server.domain.market import Event, Market, Venue
 from oddstream_server.domain.quote import FeedStatus, OrderBook
 from oddstream_server.domain.signal import SignalEvent
@@ -80,6 +80,7 @@ class Watcher(SilentObserver):
     reasons: list[str] = field(default_factory=list)
     fences: int = 0
     retries: int = 0
+    rates: list[list[HitRate]] = field(default_factory=list)
     books: int = 0
     dropped: list[tuple[str, str]] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -126,6 +127,9 @@ class Watcher(SilentObserver):
     def checkpoint_dropped(self, name: str, subject_id: str) -> None:
         self.dropped.append((name, subject_id))
         self.changed.set()
+
+    def hit_rates(self, rates: Sequence[HitRate]) -> None:
+        self.rates.append(list(rates))
 
     def books_published(self, books: int) -> None:
         self.books += books

@@ -217,4 +217,7 @@ async def test_a_record_of_a_hundred_signals_is_the_confidence_of_the_next(store
         ("stat.mean_reversion", int(reverting.hit_rate * 10**6)), ("arb.event_sum", None),
     }  # fmt: skip
     made = {e.signal.signal_id: e for e in new}
+    assert [(rate.strategy_id, rate.graded_count) for rate in watcher.rates[-1]] == [
+        ("stat.mean_reversion", reverting.graded_count)
+    ]
     assert all(b"confidence" not in e.canonical_bytes() for e in made.values()), "a replay has no record to look at"

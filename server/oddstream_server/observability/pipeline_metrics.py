@@ -1,11 +1,12 @@
 """What the pipeline did, as metrics and as the state that operators ask for."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from oddstream_server.application.ports import HitRate
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.quote import FeedState, FeedStatus
 
@@ -78,6 +79,18 @@ class PipelineMetrics:
         )
         self._failures = Counter(
             "oddstream_pipeline_failures", "What should not happen and did.", ["where"], registry=registry
+        )
+        self._graded = Gauge(
+            "oddstream_strategy_graded_signals",
+            "Graded signals of a strategy as it runs now, from a hundred on.",
+            ["strategy", "origin"],
+            registry=registry,
+        )
+        self._hit_rate = Gauge(
+            "oddstream_strategy_hit_rate_ratio",
+            "Share of those with a positive realised edge, which is the confidence of new signals.",
+            ["strategy", "origin"],
+            registry=registry,
         )
         for how in ("expired", "graded"):
             self._ended.labels(how)
@@ -160,6 +173,13 @@ class PipelineMetrics:
     def checkpoint_dropped(self, name: str, subject_id: str) -> None:
         self._dropped.labels(name.partition(":")[0]).inc()
         log.info("checkpoint dropped, the strategy starts anew", strategy=name, subject=subject_id)
+
+    def hit_rates(self, rates: Sequence[HitRate]) -> None:
+        for gauge in (self._graded, self._hit_rate):
+            gauge.clear()  # a strategy of other parameters has no record yet
+        for rate in rates:
+            self._graded.labels(rate.strategy_id, rate.data_origin.value).set(rate.graded_count)
+            self._hit_rate.labels(rate.strategy_id, rate.data_origin.value).set(rate.rate_ppm / 1e6)
 
     def books_published(self, books: int) -> None:
         self._books.inc(books)

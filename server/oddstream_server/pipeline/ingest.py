@@ -140,7 +140,8 @@ class Ingest:
             self._runner.offer_fitted(await self._fitted.all())
         now_us = self._clock()
         if self._measured_us is None or now_us - self._measured_us >= MEASURE_US:
-            self._runner.offer_hit_rates(await self._store.hit_rates(MINIMUM_GRADED))
+            rates = await self._store.hit_rates(MINIMUM_GRADED)
+            self._observer.hit_rates(self._runner.offer_hit_rates(rates))
             self._measured_us = now_us
 
     async def _resync(self) -> None:

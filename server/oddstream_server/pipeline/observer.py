@@ -1,7 +1,9 @@
 """What the pipeline tells about its work while it works: for metrics and logs, never for decisions."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from oddstream_server.application.ports import HitRate
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.quote import FeedStatus
 
@@ -52,6 +54,10 @@ class PipelineObserver(Protocol):
         """
         ...
 
+    def hit_rates(self, rates: Sequence[HitRate]) -> None:
+        """How often the graded signals of the running strategies earned something: all that are told by now."""
+        ...
+
     def books_published(self, books: int) -> None: ...
 
     def ingest_paused(self, paused: bool) -> None:
@@ -89,6 +95,8 @@ class SilentObserver:
     def signals_ended(self, expired: int, graded: int) -> None: ...
 
     def checkpoint_dropped(self, name: str, subject_id: str) -> None: ...
+
+    def hit_rates(self, rates: Sequence[HitRate]) -> None: ...
 
     def books_published(self, books: int) -> None: ...
 

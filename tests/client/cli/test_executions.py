@@ -172,6 +172,8 @@ def test_a_record_without_signals_shows_no_figure_that_is_not_defined():
     assert "0, of which 0 graded, 0 void" in text
     assert "hit rate" not in text
     assert "Calibration" not in text
+    one = strategy_pb2.StrategyPerformance(overall=some_figures(execution_count=1))
+    assert "1 execution, earned -3.40 USD" in flat(performance_page(one, simulated=False, now_us=0), 80)
     unvalued = some_figures()
     unvalued.ClearField("brier")
     text = flat(performance_page(strategy_pb2.StrategyPerformance(overall=unvalued), simulated=False, now_us=0), 80)

@@ -25,7 +25,8 @@ _BY_REASON: Mapping[str, str] = {
     "MARKET_NOT_FOUND": _LIST_MARKETS,
     "EVENT_NOT_FOUND": _LIST_MARKETS,
     "SIGNAL_NOT_FOUND": _LIST_SIGNALS,
-    "EXECUTION_CONFLICT": "look at the first report with `oddstream executions list`; a fill is reported once for ever",
+    "EXECUTION_CONFLICT": "it was reported before with other content, or by another key, and the first report stands; "
+    "`oddstream executions list` shows yours",
     "STRATEGY_NOT_FOUND": "`oddstream strategies list` shows the ids",
     "SIGNAL_HISTORY_TRIMMED": _RESTART,
     "RESUME_POINT_AHEAD": _RESTART,

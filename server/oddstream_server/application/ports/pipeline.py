@@ -49,6 +49,7 @@ class HitRate:
     kind_version: int
     params_digest: str
     data_origin: DataOrigin
+    graded_count: int
     rate_ppm: int
 
 

@@ -145,14 +145,15 @@ class StrategyRunner:
         self._fitted = tuple(objects)
         self._rows.tables = FittedTables(self._fitted)
 
-    def offer_hit_rates(self, rates: Iterable[HitRate]) -> None:
-        """What the signals graded so far came to; a signal's confidence is that of its strategy as it runs now."""
+    def offer_hit_rates(self, rates: Iterable[HitRate]) -> Sequence[HitRate]:
+        """What the signals graded so far came to; a signal's confidence is that of its strategy as it runs now.
+
+        Answers those that count from now on: of the running versions and parameters.
+        """
         running = {(s.strategy_id, s.kind.version, s.params_digest) for s in self.strategies}
-        self._confidences = {
-            (rate.strategy_id, rate.data_origin): rate.rate_ppm
-            for rate in rates
-            if (rate.strategy_id, rate.kind_version, rate.params_digest) in running
-        }
+        counting = [rate for rate in rates if (rate.strategy_id, rate.kind_version, rate.params_digest) in running]
+        self._confidences = {(rate.strategy_id, rate.data_origin): rate.rate_ppm for rate in counting}
+        return counting
 
     @property
     def has_news(self) -> bool:

@@ -137,6 +137,7 @@ async def hit_rates(driver: "asyncpg.Connection[Any]", minimum_graded: int) -> S
             row["kind_version"],
             row["params_digest"],
             DataOrigin(row["data_origin"]),
+            row["graded"],
             row["hits"] * _PPM // row["graded"],
         )
         for row in rows

@@ -8,7 +8,7 @@ import typer
 
 from oddstream.cli import json_lines
 from oddstream.cli.commands.running import instant
-from oddstream.cli.session import Session, with_session
+from oddstream.cli.session import Session, say, with_session
 from oddstream.cli.views.performance import performance_page
 from oddstream.cli.views.strategies import strategies_table, strategy_page
 from oddstream.v1 import signal_service_pb2, strategy_pb2, time_range_pb2
@@ -73,3 +73,6 @@ def performance(
         print(json_lines.line(json_lines.plain(record)), flush=True)
         return
     session.console().print(performance_page(record, simulated=simulated, now_us=time.time_ns() // 1000))
+    if not record.overall.signal_count:
+        other = "live signals without --simulated" if simulated else "simulated signals with --simulated"
+        say(f"No signal counts here; there may be {other}, another --version, or a wider --from.")

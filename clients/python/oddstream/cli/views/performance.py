@@ -45,7 +45,8 @@ def _figures(record: strategy_pb2.StrategyPerformance, now_us: int) -> Table:
         brier += f", where the price scores {crowd}"
     earned = None
     if overall.execution_count:
-        earned = Text(f"{overall.execution_count:,} executions, earned ")
+        many = "" if overall.execution_count == 1 else "s"
+        earned = Text(f"{overall.execution_count:,} execution{many}, earned ")
         earned.append_text(
             money(overall.executed_profit_micros if overall.HasField("executed_profit_micros") else None)
         )
