@@ -14,7 +14,7 @@ from oddstream_server.domain.execution import (
     slippage_micros,
 )
 from oddstream_server.domain.fees import FeeFormula, FeeSchedule
-from oddstream_server.domain.market import Settlement, SettlementState, Venue
+from oddstream_server.domain.market import Outcome, Settlement, SettlementState, Venue
 from oddstream_server.domain.signal import Action
 from tests.grpc.stored_world import MARKET, T0, market, signal
 
@@ -97,3 +97,10 @@ def test_slippage_is_against_the_legs_limit_and_absent_for_a_close(
 ) -> None:
     fill = replace(FILL, outcome_index=outcome, action=action, price_micros=price)
     assert slippage_micros(fill, signal(1).legs[0], market(MARKET)) == slippage
+
+
+def test_another_of_three_outcomes_says_nothing_about_the_legs() -> None:
+    three = market(MARKET, outcomes=tuple(Outcome(n, str(n), "x") for n in range(3)))
+    leg = signal(1).legs[0]
+    assert slippage_micros(replace(FILL, outcome_index=1, price_micros=600_000), leg, three) == 10_000
+    assert slippage_micros(replace(FILL, outcome_index=0, action=Action.SELL), leg, three) is None

@@ -81,10 +81,13 @@ def estimated_fee_micros(fill: Fill, market: Market) -> int | None:
 def slippage_micros(fill: Fill, leg: Leg, market: Market) -> int | None:
     """How much worse than the leg's limit one contract was; None where the fill is on the leg's other side.
 
-    Of a market with two outcomes, buying one is selling the other at what is left of the payout.
+    Of a market with two outcomes, buying one is selling the other at what is left of the payout; of one with more,
+    another outcome says nothing about the leg's.
     """
     price, action = fill.price_micros, fill.action
     if fill.outcome_index != leg.outcome_index:
+        if len(market.outcomes) != 2:
+            return None
         price, action = market.payout_micros - price, _OPPOSITE[action]
     if action is not leg.action:
         return None
