@@ -28,6 +28,7 @@ from oddstream_server.backtesting.accounts.portfolio import (
 )
 from oddstream_server.backtesting.accounts.wide import LIMBS
 from oddstream_server.backtesting.config import ENGINE_VERSION, BacktestConfig
+from oddstream_server.backtesting.passes.intents import INTENT
 from oddstream_server.backtesting.records.columns import MISSING, Shard
 from oddstream_server.backtesting.records.coverage import equity_instants
 from oddstream_server.backtesting.records.universe import Universe
@@ -179,18 +180,20 @@ BLOTTER_COLUMNS: Final = (
 
 def blotter(account: Account, intents: Any) -> Any:
     """The blotter as int64 [row, BLOTTER_COLUMNS]."""
-    wanted = intents[account.entries["intent"]]
     e = account.entries
-    columns = {
-        "strategy": wanted["strategy"],
-        "market": wanted["market"],
-        "outcome": wanted["outcome"],
-        "signal_us": wanted["time_us"],
-        "strength_ppm": wanted["strength_ppm"],
-        "fair_micros": wanted["fair_micros"],
-        "signal_price_micros": wanted["price_micros"],
-    } | {name: e[name] for name in BLOTTER_COLUMNS[7:]}
-    return np.stack([columns[name] for name in BLOTTER_COLUMNS], axis=1) if len(e) else np.empty((0, 18), np.int64)
+    if not len(e):
+        return np.empty((0, len(BLOTTER_COLUMNS)), dtype=np.int64)
+    # whole records at a time: field by field, numpy takes several times as long
+    wanted = intents.view(np.int64).reshape(len(intents), -1)[e["intent"]]
+    own = e.view(np.int64).reshape(len(e), -1)
+    return np.concatenate((wanted[:, _INTENT_PLACES], own[:, _ENTRY_PLACES]), axis=1)
+
+
+_INTENT_PLACES: Final = [
+    (INTENT.names or ()).index(name)
+    for name in ("strategy", "market", "outcome", "time_us", "strength_ppm", "fair_micros", "price_micros")
+]
+_ENTRY_PLACES: Final = [(ENTRY.names or ()).index(name) for name in BLOTTER_COLUMNS[len(_INTENT_PLACES) :]]
 
 
 def result_hash(

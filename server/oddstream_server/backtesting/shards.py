@@ -146,6 +146,8 @@ def find_intents(
 
 
 def _joined(parts: Sequence[Any], dtype: np.dtype[Any]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
     return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)
 
 
@@ -238,7 +240,7 @@ def merge(universe: Universe, results: Iterable[ShardResult]) -> Log:
     marked = np.concatenate([p.marked for p in parts]) if parts else np.empty(0, dtype=np.int64)
     mark_of = np.full(max(len(universe), 1), -1, dtype=np.int64)
     mark_of[marked] = np.arange(len(marked))
-    marks = np.concatenate([p.marks for p in parts], axis=1)
+    marks = parts[0].marks if len(parts) == 1 else np.concatenate([p.marks for p in parts], axis=1)
     body = hashlib.sha256()
     for market in sorted(digests):
         body.update(universe.market_ids[market].encode() + b"\0" + digests[market])

@@ -98,6 +98,14 @@ def walk(
     i = begin
     seen = cursors[6] != 0
     while i < end and written + cursors[5] <= len(offers):
+        if not seen:
+            # rows of markets where nothing waits: prints, books and changes are caught up with at the next stop
+            stop = min(end, next_row)
+            while i < stop and waiting[market[i]] == 0:
+                last_row[market[i]] = i
+                i += 1
+            if i == end:
+                break
         # one thing a turn, so that the room in offers is asked for each time: a print that is due, the row, an intent
         now = receive_time_us[i]
         due = printed < print_count
@@ -500,4 +508,7 @@ def find_offers(
     """
     book = OfferPass(shard, universe, strategy_count, rules, plain=plain)
     chunks = [*book.run(intents, 0, len(shard.quotes)), *book.finish()]
+    if len(chunks) == 1:
+        offers = chunks[0]
+        return offers if offers.base is None or 2 * len(offers) > len(offers.base) else offers.copy()
     return np.concatenate(chunks) if chunks else np.empty(0, dtype=OFFER)
