@@ -14,6 +14,7 @@ from oddstream_server.domain.signal import Action, DataOrigin, Grade, Signal, Si
 from oddstream_server.domain.track_record import Figures, Horizon, TrackRecord
 from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
+from oddstream_server.storage.migrate import downgrade, upgrade
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.track_record import outcomes
 from oddstream_server.storage.track_record.executions import ExecutionRecords
@@ -221,3 +222,20 @@ async def test_outcomes_go_with_their_signals(world: list[SignalEvent], database
         await transaction.driver.execute("DELETE FROM signals")
         for table in ("signal_outcomes", "next_quotes"):
             assert await transaction.driver.fetchval(f"SELECT count(*) FROM {table}") == 0
+
+
+async def test_signals_of_before_the_table_are_taken_over(
+    world: list[SignalEvent], database: Database, database_url: str
+) -> None:
+    async def rows() -> list[Any]:
+        async with database.reading() as transaction:
+            columns = "signal_id, strategy_id, kind_version, params_digest, data_origin, trigger_time, venue, venues"
+            graded = "horizon, cluster, grade_revision, void, edge_micros, fair_micros, price_micros, happened"
+            query = f"SELECT {columns}, {graded} FROM signal_outcomes ORDER BY signal_id"
+            return [tuple(row) for row in await transaction.driver.fetch(query)]
+
+    before = await rows()
+    assert len(before) == len(world)
+    downgrade(database_url, "0006")
+    upgrade(database_url)
+    assert await rows() == before
