@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from loadtests.backtest_real import compare
 from oddstream_server.backtesting.acceleration import AVAILABLE
 from oddstream_server.backtesting.config import BacktestConfig, Execution, FillModel, Sizing
 from oddstream_server.backtesting.engine import conclude
@@ -66,6 +67,8 @@ AIMS = {
     "memory of a sweep in MiB": 200.0,
     "a live step, to the bare step in a loop": 2.0,
     "time a point at many, to that of one million": 1.2,
+    "real quotes from Parquet to a result, to polars' scan and sort": 3.0,
+    "memory of real quotes in MiB": 1_024.0,
 }
 
 
@@ -525,6 +528,11 @@ def measure_many(world: World, millions: int) -> dict[str, float]:
     return {list(AIMS)[6]: many / one}
 
 
+def measure_real() -> dict[str, float]:
+    found = compare()
+    return {} if found is None else dict(zip(list(AIMS)[7:], found, strict=True))
+
+
 def main() -> int:
     if not AVAILABLE:
         print("numba is not installed: the engine runs as plain Python, and there is nothing to measure (uv sync)")
@@ -532,6 +540,7 @@ def main() -> int:
     world = a_world()
     found = measure(world) | measure_sweep(world) | measure_live()
     found |= measure_many(world, int(os.environ.get("POINTS", "20")))
+    found |= measure_real()
     print("\naims:")
     missed = []
     for name, aim in AIMS.items():

@@ -225,9 +225,11 @@ def polymarket_us(folder: Path, days: int | None = None) -> Iterator[RecordedWor
                     _note_firsts(firsts, part)
                     start_us = min(start_us, int(part["time_us"].min()))
                     end_us = max(end_us, int(part["time_us"].max()))
-                    shard_of = part["market"] % SHARDS
+                    shard_of = (part["market"] % SHARDS).astype(np.uint8)
+                    part = part[np.argsort(shard_of, kind="stable")]
+                    ends = np.cumsum(np.bincount(shard_of, minlength=SHARDS))
                     for k, output in enumerate(outputs):
-                        part[shard_of == k].tofile(output)
+                        part[ends[k - 1] if k else 0 : ends[k]].tofile(output)
         finally:
             for output in outputs:
                 output.close()
