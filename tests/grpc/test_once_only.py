@@ -45,7 +45,7 @@ from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.transport.contract import load_contract
 from tests.grpc.administered import Administered, administered, request_id
 from tests.grpc.backtest_cases import good_config, good_sweep
-from tests.jobs.conftest import SECOND, T0, market, quotes
+from tests.jobs.bench import SECOND, T0, market, quotes
 
 admin, backtests, markets, signals = (
     admin_service_pb2, backtest_service_pb2, market_service_pb2, signal_service_pb2,
