@@ -18,6 +18,7 @@ from oddstream_server.backtesting.passes.looks import (
     drive_groups,
 )
 from oddstream_server.backtesting.records.columns import MISSING, QuoteRows
+from oddstream_server.backtesting.records.groups import Groups
 from oddstream_server.backtesting.records.universe import BEGINNING
 from oddstream_server.strategies import gate
 from oddstream_server.strategies.kernel import COLUMNS, GROUP_COLUMNS, LINK_COLUMNS, TERMS_COLUMNS
@@ -52,7 +53,7 @@ class GroupPass:
         kind, universe = strategy.kind, terms.universe
         assert kind.step_group is not None
         self._terms = terms
-        layout = self._layout = universe.groups(kind.grouping)
+        layout = self._layout = Groups(universe, kind.grouping)
         markets, groups, places = max(len(universe), 1), max(len(layout.valid_us), 1), len(layout.members)
         largest = int(np.diff(layout.bounds).max(initial=0))
         self._drive: Callable[..., Any] = compiled(
