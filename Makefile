@@ -58,6 +58,10 @@ drill-edge: .venv/dev.stamp ## one limit over processes, Redis away; 10,000 malf
 backtest-report: .venv/dev.stamp ## strategies on recorded data into docs/backtests.md (CHECK=1 fails where its table differs)
 	@$(BIN)/python -m loadtests.backtest_report
 
+.PHONY: drill-real-data
+drill-real-data: .venv/dev.stamp ## signals on all recorded ladders and on every market of a recorded day, twice, byte for byte
+	@ODDSTREAM_DRILL=long $(BIN)/python -m pytest -n 0 -s tests/pipeline/test_real_data.py $(ARGS)
+
 .PHONY: bench-import
 bench-import: .venv/dev.stamp ## import of recorded quotes against the server's own COPY (CHECK=1 fails where an aim is missed)
 	@$(BIN)/python -m loadtests.import_bench $(DATA)

@@ -4,6 +4,7 @@ The recordings are private and not part of the project: ODDSTREAM_REAL_DATA name
 tests are skipped.
 """
 
+import gzip
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -25,9 +26,13 @@ from tests.pipeline.conftest import Stores
 
 DATA = Path(os.environ.get("ODDSTREAM_REAL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 
+LONG = os.environ.get("ODDSTREAM_DRILL") == "long"
+"""All ladders and all markets (`make drill-real-data`), not every tenth."""
+
 pytestmark = [
     pytest.mark.skipif(not DATA.is_dir(), reason=f"no recorded data at {DATA}; set ODDSTREAM_REAL_DATA"),
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(3_000 if LONG else 400),
+    pytest.mark.no_cover,  # tracing would take most of the time, and shorter tests run the same lines
 ]
 
 NOW_US = 1_795_000_000_000_000
@@ -45,6 +50,10 @@ LADDERS = Declarations(
 )
 
 
+TENTH_OF_A_DAY = {"created": 132, "revised": 271, "withdrawn": 89, "superseded": 2}
+WHOLE_DAY = {"created": 1_525, "revised": 3_413, "withdrawn": 990, "superseded": 24}
+
+
 async def load(path: Path, form: str, stores: Stores) -> int:
     report = await import_quotes(
         path,
@@ -52,6 +61,7 @@ async def load(path: Path, form: str, stores: Stores) -> int:
         target=QuoteImports(stores.database, stores.ticks),
         catalog=stores.catalog,
         clock=lambda: NOW_US,
+        candles=False,
     )
     assert report.rejected == 0
     return report.rows
@@ -91,23 +101,30 @@ async def signalled(
     return logged
 
 
-@pytest.mark.no_cover  # tracing would take most of the time, and shorter tests run the same lines
-async def test_event_sums_over_the_hourly_crypto_ladders_once_they_are_declared(stores: Stores) -> None:
-    """All ladders are imported; the three that speak and every tenth of the others are signalled in the short form."""
-    assert await load(DATA / "kalshi/history/crypto_hourly_flat.csv.gz", "kalshi_ladder", stores) == 161_116
+def tenth_of_the_ladders(source: Path, target: Path, speaking: set[str]) -> Path:
+    """A file with the ladders that speak and every tenth of the others."""
+    with gzip.open(source, "rt") as whole:
+        header, *rows = whole.readlines()
+    ladder_of = [row.split(",", 3)[2] for row in rows]
+    kept = speaking | set(sorted(set(ladder_of))[::10])
+    with gzip.open(target, "wt") as part:
+        part.writelines([header, *(row for row, ladder in zip(rows, ladder_of, strict=True) if ladder in kept)])
+    return target
+
+
+async def test_event_sums_over_the_hourly_crypto_ladders_once_they_are_declared(stores: Stores, tmp_path: Path) -> None:
+    path = DATA / "kalshi/history/crypto_hourly_flat.csv.gz"
+    speaking = {"KXBTC-26JUL0401", "KXETH-26JUL0602", "KXBTC-26JUL1120"}
+    if not LONG:
+        path = tenth_of_the_ladders(path, tmp_path / "part.csv.gz", speaking)
+    assert await load(path, "kalshi_ladder", stores) == (161_116 if LONG else 16_943)
     strategies = [Registry().configure("arb.event_sum")]
-    speaking = {"kalshi:KXBTC-26JUL0401", "kalshi:KXETH-26JUL0602", "kalshi:KXBTC-26JUL1120"}
-    markets = [market async for market in stores.catalog.all_markets((MarketState.CLOSED,), ())]
-    every = 1 if os.environ.get("ODDSTREAM_DRILL") == "long" else 10
-    ladders = speaking | set(sorted({str(market.event_id) for market in markets})[::every])
-    assert len(ladders) > 600 // every
-    market_ids = [market.market_id for market in markets if market.event_id in ladders]
-    undeclared = replayed_events(stores.ticks, stores.catalog, Journal(), strategies, TimeRange(), market_ids)
+    undeclared = replayed_events(stores.ticks, stores.catalog, Journal(), strategies, TimeRange())
     assert [event async for events in undeclared for event in events] == []
     page = await stores.catalog.list_events(EventFilter(), None, 1_000)
-    assert len(page.items) == 666
+    assert len(page.items) == (666 if LONG else 70)
     await stores.catalog.upsert([LADDERS.apply(event) for event in page.items], [], NOW_US)
-    events = await signalled(stores, strategies, market_ids)
+    events = await signalled(stores, strategies)
     assert {e.type for e in events} == {SignalEventType.CREATED}
     assert {e.signal.subject_id: (len(e.signal.legs), e.signal.net_edge_micros) for e in events} == {
         "kalshi:KXBTC-26JUL0401": (3, 9_900),
@@ -117,17 +134,10 @@ async def test_event_sums_over_the_hourly_crypto_ladders_once_they_are_declared(
     assert all(leg.outcome_index == 1 for e in events for leg in e.signal.legs), "all three sell an overpriced event"
 
 
-@pytest.mark.no_cover
 async def test_mean_reversion_over_a_day_of_polymarket_us(stores: Stores) -> None:
-    """The whole day is imported; every tenth market is signalled, which keeps the test short."""
     path = DATA / "polymarket_us/quotes/dt=2026-07-10/data_0.parquet"
     assert await load(path, "polymarket_us", stores) == 783_350
     market_ids = sorted([m.market_id async for m in stores.catalog.all_markets((MarketState.CLOSED,), ())])
     assert len(market_ids) == 9_266
-    events = await signalled(stores, [Registry().configure("stat.mean_reversion")], market_ids[::10])
-    assert Counter(e.type.value for e in events) == {
-        "created": 132,
-        "revised": 271,
-        "withdrawn": 89,
-        "superseded": 2,
-    }
+    events = await signalled(stores, [Registry().configure("stat.mean_reversion")], None if LONG else market_ids[::10])
+    assert Counter(e.type.value for e in events) == (WHOLE_DAY if LONG else TENTH_OF_A_DAY)

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import groupby
 
 import numpy as np
@@ -104,6 +105,12 @@ def run_with_failed_transactions(kind: str, world: World) -> list[SignalEvent]:
     return found
 
 
+@cache
+def live_bodies(kind: str, seed: int) -> list[bytes]:
+    """Of one world, once for all the ways that are compared with it."""
+    return bodies(run_live(kind, a_world_for(kind, seed)))
+
+
 WAYS: list[Callable[[str, World], list[SignalEvent]]] = [
     run_replayed,
     run_whole,
@@ -118,10 +125,9 @@ WAYS: list[Callable[[str, World], list[SignalEvent]]] = [
 def test_every_way_to_run_gives_the_bytes_of_the_live_run(
     kind: str, way: Callable[[str, World], list[SignalEvent]], seed: int
 ) -> None:
-    world = a_world_for(kind, seed)
-    live = run_live(kind, world)
+    live = live_bodies(kind, seed)
     assert len(live) > 20, "the world has to make the strategy speak"
-    assert bodies(way(kind, world)) == bodies(live)
+    assert bodies(way(kind, a_world_for(kind, seed))) == live
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 
 from oddstream_server.domain.fees import FeeFormula, FeeSchedule
 from oddstream_server.domain.fitted import FittedObject
@@ -189,6 +190,7 @@ LOOSE: Mapping[str, Mapping[str, int]] = {
 """Parameters at which a small world is enough to make a kind speak."""
 
 
+@cache
 def a_world_for(kind: str, seed: int, instants: int = 400) -> World:
     """A world that makes a kind speak, with what the kind needs besides quotes."""
     makers: Mapping[str, Callable[[int, int], World]] = {
