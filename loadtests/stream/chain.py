@@ -89,8 +89,8 @@ class Venue:
 
     async def open_the_opportunity(self) -> None:
         """Books whose asks are together well below the payout."""
-        for place in range(len(self.markets)):
-            await self._send(place)
+        for number in range(len(self.markets)):
+            await self._send(number)
 
     async def tick(self) -> int:
         """One market's ask moves by a tick; answers the instant just before it went into the socket."""
@@ -98,8 +98,8 @@ class Venue:
         self._asks[0] += 10_000 if self._turn % 2 else -10_000
         return await self._send(0)
 
-    async def _send(self, place: int) -> int:
-        market, ask = self.markets[place], self._asks[place]
+    async def _send(self, number: int) -> int:
+        market, ask = self.markets[number], self._asks[number]
         book = {
             "event_type": "book",
             "market": polymarket_rows.condition_id(market.market_id),
@@ -163,14 +163,7 @@ async def measure(ticks: int, warm_up: int) -> tuple[list[dict[str, int]], list[
         }
         key = await _prepare(environment)
         files = [root / f"{kind}.json" for kind in ("pipeline", "serve")]
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "loadtests.stream.probed", file.stem, str(file)],
-                env={**os.environ, **environment},
-                stdout=subprocess.DEVNULL,
-            )
-            for file in files
-        ]
+        processes = [_start(file, environment) for file in files]
         try:
             venue = Venue(emulator, event, markets)
             subscriber, stream = await _subscribe(int(environment["ODDSTREAM_GRPC_PORT"]), key)
@@ -188,9 +181,18 @@ async def measure(ticks: int, warm_up: int) -> tuple[list[dict[str, int]], list[
         return _with_stages(noted, [json.loads(file.read_text()) for file in files]), floors, subscriber.lost
 
 
+def _start(file: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "loadtests.stream.probed", file.stem, str(file)],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+    )
+
+
 async def _prepare(environment: Mapping[str, str]) -> str:
     """What the supervisor does before it starts workers; answers an admin key."""
-    settings = Settings(**{name.removeprefix("ODDSTREAM_").lower(): value for name, value in environment.items()})
+    given: dict[str, Any] = {name.removeprefix("ODDSTREAM_").lower(): value for name, value in environment.items()}
+    settings = Settings(**given)
     database = Database(environment["ODDSTREAM_DATABASE_URL"])
     await SignalLogStore(database).mint_data_set_id()
     keyring = await read_keyring(settings, open_secrets(settings, CollectorRegistry()), database_is_new=True)
@@ -245,8 +247,10 @@ async def _ticks(
     return noted, floors
 
 
-def _with_stages(noted: list[dict[str, int]], processes: Sequence[Mapping[str, Sequence[int]]]) -> list[dict[str, int]]:
-    """Each tick with the first instant of each stage in its time; one that the stage of another work overlaps is out."""
+def _with_stages(
+    noted: Sequence[Mapping[str, int]], processes: Sequence[Mapping[str, Sequence[int]]]
+) -> list[dict[str, int]]:
+    """Each tick with the first instant of each stage between its start and its end; one that lacks a stage is out."""
     whole: list[dict[str, int]] = []
     for tick in noted:
         found = dict(tick)
@@ -289,11 +293,12 @@ def run(*, quick: bool) -> list[str]:
     whole = [tick["arrived"] - tick["sent"] for tick in ticks]
     floor = statistics.median(floors)
     p99 = sorted(whole)[int(len(whole) * 0.99)]
-    times = statistics.median(whole) / floor
-    print(f"\na tick to one subscriber: p50 {statistics.median(whole) / 1000:.2f} ms, p99 {p99 / 1000:.2f} ms; one commit "
-          f"p50 {floor / 1000:.2f} ms, so {times:.1f} times that; {len(ticks)} ticks, {lost} lost")  # fmt: skip
-    print("    p50 of each stage, ms: "
-          + ", ".join(f"{part} {statistics.median(s[part] for s in split) / 1000:.2f}" for part in PARTS), flush=True)  # fmt: skip
+    p50 = statistics.median(whole)
+    times = p50 / floor
+    stages = ", ".join(f"{part} {statistics.median(s[part] for s in split) / 1000:.2f}" for part in PARTS)
+    print(f"\na tick to one subscriber: p50 {p50 / 1000:.2f} ms, p99 {p99 / 1000:.2f} ms; one commit p50 "
+          f"{floor / 1000:.2f} ms, so {times:.1f} times that; {len(ticks)} ticks, {lost} lost")  # fmt: skip
+    print(f"    p50 of each stage, ms: {stages}", flush=True)
     missed = [f"{lost} events lost on the whole way"] if lost else []
     if times > _AIM:
         missed.append(f"a tick to one subscriber takes {times:.1f} times a commit, aim at most {_AIM:.0f}")
