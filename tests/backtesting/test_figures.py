@@ -229,3 +229,23 @@ def test_a_run_without_trades_has_figures_that_say_so() -> None:
 def test_the_oracles_are_installed_where_they_are_meant_to_be(empyrical: Any, sklearn: Any) -> None:
     assert empyrical.sharpe_ratio
     assert sklearn.brier_score_loss
+
+
+@pytest.mark.parametrize("events", [2, 7, 300, 2_100])
+def test_the_interval_of_the_edge_is_that_of_drawing_whole_events_one_draw_at_a_time(events: int) -> None:
+    rng = np.random.default_rng(events)
+    clusters = [f"E{k}" for k in (*range(events), *rng.integers(0, events, events).tolist())]
+    profits = rng.integers(-(10**8), 10**8, len(clusters))
+    sizes = rng.integers(1, 10**8, len(clusters))
+    edge = forecasts.realized_edge(profits, sizes, clusters)
+    assert edge is not None
+
+    names, member = np.unique(np.asarray(clusters), return_inverse=True)
+    profit, size = (np.array([float(v[member == k].sum()) for k in range(len(names))]) for v in (profits, sizes))
+    one_by_one = np.random.Generator(np.random.PCG64(0))
+    drawn = []
+    for _ in range(forecasts.BOOTSTRAP_DRAWS):
+        chosen = one_by_one.integers(0, len(names), len(names))
+        drawn.append(profit[chosen].sum() / size[chosen].sum() * 1_000_000)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert (edge.low_micros, edge.high_micros) == (round(low), round(high))
