@@ -1,7 +1,9 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from oddstream_server.domain.market import Market, MarketState
-from oddstream_server.strategies.gate import Gate, GateParams, Shut, shut_by_state
+from oddstream_server.strategies.gate import Gate, GateParams, Shut, shut_by_state, stale_after_us
 from oddstream_server.strategies.kernel import MISSING
 from tests.strategies.worlds import START_US, a_market
 
@@ -53,6 +55,16 @@ def test_staleness_is_a_multiple_of_the_median_gap_and_never_below_the_floor() -
         now += 1
         gate.step(state, now, 1, 490_000, 510_000, 1_000_000)
     assert gate.stale_after_us(state) == 5 * SECOND
+
+
+@given(st.lists(st.integers(1, 10**12), max_size=40), st.integers(2, 10_000), st.integers(1, 15))
+def test_staleness_on_plain_numbers_is_the_compiled_functions(gaps: list[int], factor: int, minimum: int) -> None:
+    gate = Gate(GateParams(stale_gaps=factor, minimum_gaps=minimum))
+    state, now = gate.new_state(), START_US
+    for gap in (0, *gaps):
+        now += gap
+        gate.step(state, now, 1, 490_000, 510_000, 1_000_000)
+    assert gate.stale_after_us(state) == stale_after_us(state[0], gate.params.record())
 
 
 def test_the_gates_state_goes_through_bytes() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -173,7 +174,7 @@ def test_the_driver_clears_the_output_before_each_step() -> None:
     out, _ = kernel.step_group(state, group_rows([(200_000, 300_000), (300_000, 600_000)]))
     assert out["side"] == 3
     out, chosen = kernel.step_group(state, group_rows([(200_000, 900_000), (300_000, 900_000)]))
-    assert all(int(out[name]) == 0 for name in out.dtype.names)
+    assert not any(out.values())
     assert not chosen.any()
 
 
@@ -261,3 +262,12 @@ def test_a_parameter_says_what_it_means() -> None:
             assert rule.description
             assert rule.unit in ("micros", "us", "count", "ppm", "bool")
     assert param(1, 0, 2, "count", "x") is not None
+
+
+def test_what_a_step_writes_has_to_be_declared() -> None:
+    def step(state: Any, params: Any, row: Any, out: Any) -> None:
+        out["score"] = 1
+
+    kernel = Kernel(replace(MEAN_REVERSION, step=step), MeanReversionParams())
+    with pytest.raises(ValueError, match="wrote \\['score'\\], which it must declare"):
+        kernel.step(kernel.new_state(), reversion_row(START_US, 499_000, 501_000))

@@ -127,7 +127,7 @@ class Memory:
             else:
                 run = self.groups[key].runs[name] if self._by_id[name].kind.group else self.markets[key].runs[name]
                 kernel = self._stamps[name] + run.state.tobytes()
-                yield StrategyState(name, key, kernel, tracker.checkpoint(run.opened))
+                yield StrategyState(name, key, kernel, run.checkpoint())
 
     # --- in -----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from oddstream_server.domain.market import Declared, Event, LinkRelation, Market, MarketLink, Venue
 from oddstream_server.domain.quote import Quote, SourceKind, TickSource
 from oddstream_server.domain.signal import SignalEvent, plain
+from oddstream_server.strategies import tracker
 from oddstream_server.strategies.gate import Gate, Shut, shut_by_state
 from oddstream_server.strategies.kernel import COLUMNS, MISSING, TERMS_COLUMNS, Grouping
 from oddstream_server.strategies.registry import ConfiguredStrategy
@@ -25,9 +27,18 @@ class Run:
 
     state: Any
     opened: SignalEvent | None = None
+    _checkpointed: tuple[SignalEvent | None, bytes] = (None, b"")
 
-    def copy(self) -> "Run":
-        return Run(self.state.copy(), self.opened)
+    def checkpoint(self) -> bytes:
+        """The open opportunity's checkpoint, written out once for as long as it stays the same."""
+        if self._checkpointed[0] is not self.opened:
+            self._checkpointed = (self.opened, tracker.checkpoint(self.opened))
+        return self._checkpointed[1]
+
+    def snapshot(self) -> Callable[[], "Run"]:
+        """A function that makes the run as it is now. Bytes, since copying an array of records goes field by field."""
+        dtype, stored, opened = self.state.dtype, self.state.tobytes(), self.opened
+        return lambda: Run(np.frombuffer(stored, dtype=dtype).copy(), opened)
 
 
 @dataclass(slots=True)
@@ -50,11 +61,13 @@ class MarketSlot:
 
     def snapshot(self) -> Callable[[], None]:
         """A function that puts the slot back to what it is now."""
-        market, gate, quote, shut = self.market, self.gate.copy(), self.quote, self.quote_shut
-        runs = {key: run.copy() for key, run in self.runs.items()}
+        market, gate, quote, shut = self.market, self.gate.tobytes(), self.quote, self.quote_shut
+        runs = {key: run.snapshot() for key, run in self.runs.items()}
 
         def undo() -> None:
-            self.market, self.gate, self.quote, self.quote_shut, self.runs = market, gate, quote, shut, runs
+            self.market, self.quote, self.quote_shut = market, quote, shut
+            self.gate = np.frombuffer(gate, dtype=self.gate.dtype).copy()
+            self.runs = {key: run() for key, run in runs.items()}
 
         return undo
 
@@ -101,10 +114,10 @@ class GroupSlot:
 
     def snapshot(self) -> Callable[[], None]:
         """A function that puts facts and runs back; the rows have to be laid out again after it."""
-        facts, runs = self.facts, {key: run.copy() for key, run in self.runs.items()}
+        facts, runs = self.facts, {key: run.snapshot() for key, run in self.runs.items()}
 
         def undo() -> None:
-            self.facts, self.runs = facts, runs
+            self.facts, self.runs = facts, {key: run() for key, run in runs.items()}
 
         return undo
 
@@ -188,8 +201,26 @@ class UnderlyingSlot:
 
 
 def encode_quote(quote: Quote | None, shut: Shut = Shut.OPEN) -> bytes:
-    body = {"quote": None if quote is None else plain(quote), "shut": int(shut)}
-    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    """JSON with sorted keys, put together by hand: a checkpoint is written for every tick."""
+    if quote is None:
+        return f'{{"quote":null,"shut":{int(shut)}}}'.encode()
+    values = ",".join([f'"{name}":{_json(getattr(quote, name))}' for name in _QUOTE_FIELDS])
+    return f'{{"quote":{{{values}}},"shut":{int(shut)}}}'.encode()
+
+
+_QUOTE_FIELDS: Final = tuple(sorted(f.name for f in fields(Quote)))
+
+
+def _json(value: object) -> str:
+    if value is None:
+        return "null"
+    return str(value) if type(value) is int else _json_once(value)
+
+
+@lru_cache(maxsize=10_000)
+def _json_once(value: object) -> str:
+    """Of what is the same in many quotes: the market's id, the source."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"))
 
 
 def decode_quote(stored: bytes) -> tuple[Quote | None, Shut]:
