@@ -52,5 +52,5 @@ def test_logs_see_a_network_and_no_address() -> None:
 
 
 def test_a_trace_of_our_own_is_well_formed() -> None:
-    version, trace, span, flags = traceparent_of(None).split("-")
+    version, trace, span, flags = traceparent_of(None, "1" * 48).split("-")
     assert (version, len(trace), len(span), flags) == ("00", 32, 16, "00")

@@ -60,23 +60,26 @@ def market_id(venue: Venue, venue_market_id: str) -> str:
     return f"{venue.value}:{venue_market_id}"
 
 
+_VENUES = {venue.value: venue for venue in Venue}
+
+
 def split_market_id(value: str, field_name: str = "market_id") -> tuple[Venue, str]:
     """A market id or event id split at its first colon.
 
     :raises InvalidArgument: the venue is unknown or the rest is empty; the violation names ``field_name``.
     """
-    venue, colon, native = value.partition(":")
-    venues = [v.value for v in Venue]
-    if not colon or not native or venue not in venues:
+    name, _, native = value.partition(":")
+    venue = _VENUES.get(name)
+    if venue is None or not native:
         raise InvalidArgument(
             [
                 FieldViolation(
                     field_name,
-                    f"must be <venue>:<id> with a venue of {', '.join(venues)}, e.g. kalshi:KXBTC-26JUL0302-B50750",
+                    f"must be <venue>:<id> with a venue of {', '.join(_VENUES)}, e.g. kalshi:KXBTC-26JUL0302-B50750",
                 )
             ]
         )
-    return Venue(venue), native
+    return venue, native
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ venue_scope       the venues that it names, against the key's
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -56,6 +57,11 @@ ORDER = (
 )
 
 
+_arrived_with: ContextVar[Any] = ContextVar("arrived_with", default=None)
+"""The call's metadata as gRPC read it to find the handler, in the task that serves the call; to ask the context for it
+is to have it converted once more."""
+
+
 class ChainOrderError(Exception):
     """The layers handed to the chain are not the ones of ``ORDER`` in its order."""
 
@@ -82,6 +88,7 @@ class Chain(grpc.aio.ServerInterceptor):
         self, continuation: Callable[[grpc.HandlerCallDetails], Any], handler_call_details: grpc.HandlerCallDetails
     ) -> Handler:
         name = handler_call_details.method
+        _arrived_with.set(handler_call_details.invocation_metadata)
         handler = self._handlers.get(name)
         if handler is not None:
             return handler
@@ -114,7 +121,7 @@ class Chain(grpc.aio.ServerInterceptor):
         read = deserialize or _keep_bytes
 
         async def serve(request: Any, context: Context) -> Any:
-            metadata = text_metadata(context.invocation_metadata())
+            metadata = text_metadata(_arrived_with.get() or context.invocation_metadata())
             call = Call(method, request, context, metadata, read, RequestContext(method.full_name, "", ""))
             in_flight.enter(method)
             try:

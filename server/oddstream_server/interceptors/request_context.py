@@ -25,6 +25,8 @@ _TRACEPARENT_PATTERN = re.compile(
 
 _ids = random.Random()  # noqa: S311  # seeded by the system in each process
 
+_CODE_NAMES = {code: code.name for code in grpc.StatusCode}
+
 log = structlog.get_logger()
 
 
@@ -36,9 +38,10 @@ class RequestContextInterceptor:
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         request = call.request_context
-        request.traceparent = traceparent_of(call.metadata.get(TRACEPARENT_KEY))
+        made = _new_id(40)
+        request.traceparent = traceparent_of(call.metadata.get(TRACEPARENT_KEY), made[32:])
         given = call.metadata.get(CORRELATION_KEY, "")
-        request.correlation_id = given if _CORRELATION_PATTERN.fullmatch(given) else _new_id(16)
+        request.correlation_id = given if given and _CORRELATION_PATTERN.fullmatch(given) else made[:32]
         request.peer_address = self._peers.address_of(call.context.peer(), call.metadata.get("x-forwarded-for"))
         call.trailers.append((CORRELATION_KEY, request.correlation_id))
         call.trailers.append((TRACEPARENT_KEY, request.traceparent))
@@ -58,7 +61,7 @@ def _log_end(call: Call, started: float) -> None:
     request = call.request_context
     fields: dict[str, object] = {
         "method": call.method.full_name,
-        "code": call.code.name,
+        "code": _CODE_NAMES[call.code],
         "duration_ms": round((time.perf_counter() - started) * 1000, 3),
         "peer_network": request.peer_network,
         "correlation_id": request.correlation_id,
@@ -75,13 +78,15 @@ def _log_end(call: Call, started: float) -> None:
         log_call(fields)
 
 
-def traceparent_of(given: str | None) -> str:
-    """Our span of the caller's trace, or of a new unsampled one where theirs is absent or broken (W3C level 1)."""
+def traceparent_of(given: str | None, made: str) -> str:
+    """Our span of the caller's trace, or of a new unsampled one where theirs is absent or broken (W3C level 1).
+
+    :param made: the span's id and a new trace's, 48 hexadecimal digits that nobody else has.
+    """
     match = _TRACEPARENT_PATTERN.fullmatch(given) if given else None
     if match:
-        return f"00-{match[1]}-{_new_id(8)}-{match[2]}"
-    made = _new_id(24)
-    return f"00-{made[:32]}-{made[32:]}-00"
+        return f"00-{match[1]}-{made[:16]}-{match[2]}"
+    return f"00-{made[16:]}-{made[:16]}-00"
 
 
 def _new_id(size_bytes: int) -> str:
