@@ -39,7 +39,7 @@ LADDER_RESULT_US: Final = 10 * MINUTE_US
 """From a ladder's close to its result, which the file gives without a time: assumed."""
 US_RESULT_US: Final = HOUR_US
 """From the last quote of a Polymarket US market to its result: assumed, since the file says only the former."""
-SHARDS: Final = 24
+SHARDS: Final = 64
 US_RESULTS: Final = "polymarket_us/outcomes.parquet"
 LADDERS: Final = "kalshi/history/crypto_hourly_flat.csv.gz"
 LADDER_RESULTS: Final = "kalshi/history/crypto_hourly_results.csv.gz"
@@ -205,8 +205,8 @@ def polymarket_us(folder: Path, days: int | None = None) -> Iterator[RecordedWor
     """
     form = form_named("polymarket_us")
     files = sorted((folder / "polymarket_us/quotes").rglob("*.parquet"))[:days]
-    catalog = pq.read_table(folder / "polymarket_us/markets.parquet").to_pylist()
-    described = {row["slug"]: form.describe(row)[0] for row in catalog}
+    catalog = pq.read_table(folder / "polymarket_us/markets.parquet")
+    described = {row["slug"]: form.describe(row)[0] for row in catalog.to_pylist()}
     codes: dict[str, int] = {}
     firsts: dict[int, int] = {}
     row, start_us, end_us = 0, 2**62, 0
@@ -239,6 +239,7 @@ def polymarket_us(folder: Path, days: int | None = None) -> Iterator[RecordedWor
             market = described.get(native) or form.describe({"slug": native})[0]
             settled.append(recorded(replace(market, settlement=_settlement(results.get(native))), firsts[code]))
         universe = Universe(settled)
+        del described, results, settled, firsts  # by the tens of thousands, and read no more
         dense = np.array([universe.index[f"{form.venue.value}:{native}"] for native in codes], dtype=np.int32)
         parts, members = [], []
         for k in range(SHARDS):
