@@ -28,6 +28,25 @@ except ValueError:
     log.exception("failed")
 """
 
+CALLS = """
+import asyncio, sys
+from pathlib import Path
+import structlog
+from oddstream_server.observability.logging import configure_logging, log_call
+
+file = Path(sys.argv[1])
+configure_logging(level="info", json=True, file=file, process="serve-0")
+
+async def main():
+    log_call({"correlation_id": "c-1"})
+    log_call({"correlation_id": "ods_live_abcdefghijkl_" + "p" * 49})
+    print(len(file.read_text().splitlines()))
+    structlog.get_logger().info("later, and after them", correlation_id="c-2")
+    print(len(file.read_text().splitlines()))
+
+asyncio.run(main())
+"""
+
 
 def lines(file: Path | None, level: str = "info") -> list[dict[str, object]]:
     run = subprocess.run(
@@ -98,3 +117,15 @@ def test_the_level_decides_and_a_log_file_is_closed_to_others(tmp_path):
     assert [entry["event"] for entry in lines(file, "debug")] == ["call", "its words", "quiet", "careful", "failed"]
     assert file.stat().st_mode & 0o777 == 0o600
     assert "quiet" not in [entry["event"] for entry in lines(tmp_path / "other.jsonl")]
+
+
+def test_a_call_is_logged_whole_and_a_key_that_came_as_a_correlation_id_is_removed(tmp_path: Path) -> None:
+    file = tmp_path / "calls.jsonl"
+    run = subprocess.run([sys.executable, "-c", CALLS, str(file)], capture_output=True, text=True, check=True)
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["correlation_id"] for line in found] == ["c-1", "ods_live_abcdefghijkl_[removed]", "c-2"]
+    assert [line["event"] for line in found] == ["call ended", "call ended", "later, and after them"]
+    assert found[0]["level"] == "info"
+    assert found[0]["process"] == "serve-0"
+    assert str(found[0]["time"]).endswith("Z")
+    assert run.stdout.split() == ["0", "3"], "lines of calls wait for a moment, and for no longer than the next line"
