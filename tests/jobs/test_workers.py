@@ -1,7 +1,6 @@
 """Workers as real processes: results, shards, and attempts. Deaths, limits and cancels: tests/reliability/backtests."""
 
-import asyncio
-import signal
+import time
 
 from oddstream_server.domain.backtest import (
     BacktestResult,
@@ -13,7 +12,10 @@ from oddstream_server.domain.backtest import (
     SweepSpec,
     SweptParameter,
 )
+from oddstream_server.jobs.computing import Computation
 from oddstream_server.jobs.planning import Planner
+from oddstream_server.storage.backtests.recorded import RecordedRows
+from oddstream_server.storage.backtests.shards import SweepWorkRecords
 from oddstream_server.strategies.registry import Registry
 from tests.jobs.bench import Bench, finished
 
@@ -46,18 +48,30 @@ async def test_a_backtest_ends_with_a_result_its_trades_and_its_curve(bench: Ben
 
 
 async def test_a_sweep_over_shards_gives_the_hash_of_one_over_a_single_shard(bench: Bench) -> None:
+    """Step by step as children do it, without their processes."""
     values = tuple(ParameterValue(ParameterForm.MICROS, v) for v in (1_500_000, 2_000_000, 2_500_000))
-    spec, sets = Planner(Registry()).check_sweep(SweepSpec(bench.spec(), (SweptParameter("z_enter_ppm", values),)))
+    planner, work = Planner(Registry()), SweepWorkRecords(bench.database)
+    spec, sets = planner.check_sweep(SweepSpec(bench.spec(), (SweptParameter("z_enter_ppm", values),)))
     hashes = []
-    for number, rows in enumerate(("1000", "1000000")):
-        worker = bench.start_worker(backtest_shard_rows=rows)
-        run = await bench.create(spec, number, sets)
-        found = (await bench.until([run.run_id], finished, 100))[run.run_id]
-        assert found.state is RunState.SUCCEEDED, found.error
-        hashes.append(await result_hash(bench, run.run_id))
-        assert found.progress.total_shard_count == (2 if rows == "1000" else 1)
-        worker.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(worker.wait)
+    for number, (shard_rows, shards) in enumerate(((1_000, 2), (1_000_000, 1))):
+        data = RecordedRows(bench.database, bench.folder)
+        computation = Computation(work, data, planner, lambda: time.time_ns() // 1000, shard_rows)
+        made = await bench.create(spec, number, sets)
+        run = await work.claim(made.run_id, 1, 10)
+        assert run is not None
+        await computation.plan_sweep(run)
+        for shard_number in range(1, shards + 1):
+            claimed = await work.claim_shard(run.run_id, shard_number)
+            assert claimed is not None
+            await computation.sweep_shard(claimed)
+        assert await work.claim_shard(run.run_id, shards + 1) is None
+        run = await work.claim(made.run_id, 2, 10)
+        assert run is not None
+        await computation.judge_sweep(run)
+        ended = await bench.runs.get(made.run_id)
+        assert ended is not None
+        assert (ended.state, ended.progress.total_shard_count) == (RunState.SUCCEEDED, shards)
+        hashes.append(await result_hash(bench, made.run_id))
     assert hashes[0] == hashes[1]
 
 
