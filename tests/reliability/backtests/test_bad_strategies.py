@@ -57,7 +57,7 @@ async def test_a_strategy_that_misbehaves_fails_with_its_reason_and_others_get_t
         assert words in ended.error.message
         assert "no caller may read" not in ended.error.message
         assert await bench.runs.result(run.run_id) is None
-        await gone(run.run_id)
+        await gone(run.run_id, within=30)  # one that fails by itself ends at its own pace
     assert {found[run.run_id].state for run in good} == {RunState.SUCCEEDED}
     assert {await hash_of(bench, run.run_id) for run in good} == {calm}
     assert len(bench.alive()) == 2
