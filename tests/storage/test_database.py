@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import asyncpg
 import pytest
@@ -203,3 +204,29 @@ def test_a_fault_of_our_own_stays_what_it_is() -> None:
     assert translate(asyncpg.UndefinedColumnError("no such column")) is None
     assert translate(asyncpg.InterfaceError("the server expects 1 argument for this query, 2 were passed")) is None
     assert translate(KeyError("x")) is None
+
+
+async def test_a_read_at_once_ends_at_the_deadline_gives_its_connection_back_and_outlives_a_killed_one(
+    database_dsn: str,
+) -> None:
+    database = Database(database_dsn, pool_size=1, max_overflow=0)
+    began = time.monotonic()
+    token = current_request.set(RequestContext("/m", "c", "", deadline_seconds=began + 0.3))
+    with pytest.raises(DeadlineExceeded):
+        await database.read_at_once(lambda driver: driver.fetchval("SELECT pg_sleep(30)"))
+    assert time.monotonic() - began < 3
+    current_request.reset(token)
+    killed = False
+
+    async def work(driver: "asyncpg.Connection[Any]") -> int:
+        nonlocal killed
+        if not killed:
+            killed = True
+            killer = await asyncpg.connect(database_dsn)
+            await killer.execute("SELECT pg_terminate_backend($1, 5000)", driver.get_server_pid())
+            await killer.close()
+        return int(await driver.fetchval("SELECT 7"))
+
+    assert await database.read_at_once(work) == 7
+    assert database.connections_in_use() == 0
+    await database.close()

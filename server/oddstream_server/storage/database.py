@@ -196,7 +196,8 @@ class Database:
                 try:
                     raw = (await connection.get_raw_connection()).driver_connection
                     assert isinstance(raw, asyncpg.Connection)
-                    found = await asyncio.wait_for(work(raw), left)
+                    async with asyncio.timeout(left):
+                        found = await work(raw)
                 except TimeoutError:
                     await self._finish(connection, failed=True)
                     raise DeadlineExceeded("the database did not answer in time") from None
