@@ -81,7 +81,8 @@ FROM signals AS s CROSS JOIN LATERAL (
         (s.body->'legs'->0->>'limit_price_micros')::bigint AS price
 ) AS l LEFT JOIN markets AS m ON m.market_id = s.market_ids[1] CROSS JOIN LATERAL (
     SELECT l.*, (m.body->>'payout_micros')::bigint AS payout, (m.settlement->>'yes_payout_micros')::bigint AS paid,
-        NOT (s.grade->>'void')::boolean AND json_array_length(s.body->'legs') = 1 AND NOT (m.settlement->>'void')::boolean
+        NOT (s.grade->>'void')::boolean AND json_array_length(s.body->'legs') = 1
+        AND NOT (m.settlement->>'void')::boolean
         AND (m.settlement->>'yes_payout_micros')::bigint IN (0, (m.body->>'payout_micros')::bigint) AS known
 ) AS g
 WHERE s.body->>'version' IS NOT NULL
