@@ -35,7 +35,7 @@ from tests.pipeline.conftest import ScriptedVenue, Stores, Watcher
 from tests.strategies.worlds import World, a_world, bodies
 
 FAST = PipelineSettings(
-    lease_seconds=1.0, sweep_seconds=0.05, books_seconds=0.02, disk_seconds=0.02, venue_retry_seconds=0.02
+    lease_seconds=10.0, sweep_seconds=0.05, books_seconds=0.02, disk_seconds=0.02, venue_retry_seconds=0.02
 )
 
 
