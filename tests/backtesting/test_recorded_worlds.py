@@ -32,10 +32,14 @@ from oddstream_server.backtesting.shards import run_shard
 from oddstream_server.strategies.registry import Registry
 
 DATA = data_folder()
-LINES = 5_000
+LINES = 2_000
 """Of the ladders, so that a test stays short."""
 
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no recorded data at {DATA}; set ODDSTREAM_REAL_DATA")
+pytestmark = [
+    pytest.mark.skipif(not DATA.is_dir(), reason=f"no recorded data at {DATA}; set ODDSTREAM_REAL_DATA"),
+    pytest.mark.no_cover,  # tracing would take most of the time, and shorter tests run the same lines
+    pytest.mark.timeout(900),  # whoever comes first compiles every kind
+]
 
 
 def a_part_of_the_recordings(folder: Path, *, poisoned: bool) -> Path:

@@ -26,6 +26,11 @@ def fresh(n, **changes):
     return a_signal(n, at_us=time.time_ns() // 1000, **changes)
 
 
+def _heed_ctrl_c():
+    """A shell lets its background jobs ignore Ctrl-C, and the tests may run in one."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Terminal:
     """A command on a pseudo-terminal."""
 
@@ -33,7 +38,13 @@ class Terminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.process = subprocess.Popen(
-            [*COMMAND, *arguments], env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+            [*COMMAND, *arguments],
+            env=environment,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=_heed_ctrl_c,
         )
         os.close(slave)
         self._raw = ""
@@ -150,6 +161,7 @@ def piped(environment):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_heed_ctrl_c,
         )
         running.append(process)
         return process
