@@ -25,10 +25,10 @@ import asyncpg
 from oddstream_server.embedded.services import EmbeddedServices
 from oddstream_server.pipeline.imports.command import import_quotes
 from oddstream_server.pipeline.imports.forms import FORMS
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
-from oddstream_server.storage.imports import QuoteImports
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.migrate import upgrade_async
+from oddstream_server.storage.tick_store.imports import QuoteImports
 
 AIM_RATIO = 0.5
 AIM_RSS_MIB = 1024

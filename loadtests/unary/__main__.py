@@ -27,9 +27,9 @@ from oddstream_server.embedded.launch.placement import Programs, place
 from oddstream_server.embedded.layout import DataFolder
 from oddstream_server.embedded.postgres.cluster import PostgresCluster
 from oddstream_server.embedded.redis_server import RedisServer
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.migrate import upgrade_async
 
 SECONDS = float(os.environ.get("SECONDS", "4"))

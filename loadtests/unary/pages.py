@@ -8,7 +8,7 @@ from loadtests.unary.world import Given
 from oddstream_server.application.ports import TimeRange
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.partitions import Partitions
-from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.tick_store.ticks import TickStore
 
 PAGE = 100
 MARKETS = 1000

@@ -35,10 +35,10 @@ from oddstream_server.observability.logging import configure_logging
 from oddstream_server.shared_state.connection import SharedState
 from oddstream_server.shared_state.limiter import LeasedRateLimiter
 from oddstream_server.shared_state.stream_quota import SharedStreamQuota
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
-from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.markets.catalog import CatalogStore
+from oddstream_server.storage.tick_store.ticks import TickStore
 from oddstream_server.transport.contract import Contract, load_contract
 from oddstream_server.transport.converters.markets import market_message
 from oddstream_server.transport.health import HealthServicer

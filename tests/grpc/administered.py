@@ -24,9 +24,9 @@ from oddstream_server.jobs.planning import Planner
 from oddstream_server.storage.administration.audit_log import AuditLogStore
 from oddstream_server.storage.backtests.recorded import RecordedRows
 from oddstream_server.storage.backtests.runs import RunRecords
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.storage.track_record.executions import ExecutionStore
 from oddstream_server.storage.track_record.performance import TrackRecordStore

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from oddstream_server.application.ports import ExecutionFilter, Key, Page, TimeRange
+from oddstream_server.application.ports import ExecutionFilter, Key, Page, TrackRecordQuery
 from oddstream_server.domain.execution import Execution
-from oddstream_server.domain.market import Market, Venue
-from oddstream_server.domain.signal import DataOrigin, Signal
+from oddstream_server.domain.market import Market
+from oddstream_server.domain.signal import Signal
 from oddstream_server.domain.track_record import Figures, TrackRecord
 from tests.grpc.memory_backtests import NoRecords
 from tests.grpc.memory_ports import MemorySignals, keyed_page
@@ -27,17 +27,8 @@ class MemoryExecutions:
 class NoOutcomes:
     """No signal was ever made."""
 
-    async def track_record(
-        self,
-        strategy_id: str,
-        kind_version: int,
-        origin: DataOrigin,
-        triggers: TimeRange,
-        within_venues: tuple[Venue, ...],
-        owner: str | None,
-        now_us: int,
-    ) -> TrackRecord:
-        return TrackRecord(strategy_id, kind_version, Figures(), (), None, None, now_us)
+    async def track_record(self, query: TrackRecordQuery, now_us: int) -> TrackRecord:
+        return TrackRecord(query.strategy_id, query.kind_version, Figures(), (), None, None, now_us)
 
 
 @dataclass

@@ -36,8 +36,8 @@ from oddstream_server.storage.administration.changes import PostgresChanges
 from oddstream_server.storage.backtests.recorded import RecordedRows
 from oddstream_server.storage.backtests.runs import RunRecords
 from oddstream_server.storage.backtests.work import RunWorkRecords
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.strategies.registry import Registry
 from oddstream_server.transport.backtest_service import BacktestService

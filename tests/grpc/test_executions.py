@@ -15,7 +15,7 @@ from oddstream_server.application.ports import SettlementUpdate
 from oddstream_server.domain.market import MarketState, Settlement, SettlementState, Venue
 from oddstream_server.domain.principal import Role, Scopes
 from oddstream_server.domain.retention import DEFAULTS
-from oddstream_server.storage.catalog import CatalogStore
+from oddstream_server.storage.markets.catalog import CatalogStore
 from tests.grpc.administered import KEYRING, administered
 from tests.grpc.running_server import bearer, failure_of
 from tests.grpc.stored_world import FEE, MARKET, OTHER, T0, StoredWorld, market, signal

@@ -40,7 +40,7 @@ from oddstream_server.application.calls.mutations import Answered, MutationReque
 from oddstream_server.application.ports import Decision
 from oddstream_server.domain.errors import Unavailable
 from oddstream_server.domain.market import LinkRelation, LinkState, MarketLink
-from oddstream_server.storage.catalog import CatalogStore
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.transport.contract import load_contract
 from tests.grpc.administered import Administered, administered, request_id

@@ -27,11 +27,11 @@ from oddstream_server.feed.live_feeds import LiveFeeds
 from oddstream_server.feed.signals.batches import BatchLimits
 from oddstream_server.feed.signals.feed import FeedLimits
 from oddstream_server.feed.streams import StreamLimits
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
-from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.tick_store.ticks import TickStore
 from oddstream_server.transport.converters.streams import QuoteWireCodec, SignalWireCodec
 from oddstream_server.transport.streams import QuoteStreams, SignalStreams
 from tests.feed.memory_log import START_US, MemorySignalLog, make_event

@@ -30,8 +30,8 @@ from oddstream_server.domain.quote import Quote, SourceKind, TickSource
 from oddstream_server.jobs.planning import Planner
 from oddstream_server.storage.backtests.changes import RunChanges
 from oddstream_server.storage.backtests.runs import RunRecords
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.strategies.registry import Registry
 

@@ -24,9 +24,9 @@ from oddstream_server.jobs.reading import FrozenMarkets, RunData, find_data, rea
 from oddstream_server.pipeline.deciding.runner import StrategyRunner
 from oddstream_server.storage.backtests.archive import DAY_US, Archive
 from oddstream_server.storage.backtests.recorded import RecordedRows
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.fitted import FittedStore
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.strategies.registry import ConfiguredStrategy, Registry
 from oddstream_server.venues.simulated.config import SimulatedConfig

@@ -11,11 +11,11 @@ from oddstream_server.domain.market import Event, Market, Venue
 from oddstream_server.domain.quote import FeedStatus, OrderBook
 from oddstream_server.domain.signal import SignalEvent
 from oddstream_server.pipeline.observer import SilentObserver
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
-from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.tick_store.ticks import TickStore
 
 
 class ScriptedVenue:

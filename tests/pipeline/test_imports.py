@@ -24,7 +24,7 @@ from oddstream_server.pipeline.declarations import Declaration, Declarations
 from oddstream_server.pipeline.imports.columns import local_to_utc_us, read_rows
 from oddstream_server.pipeline.imports.command import ImportReport, import_quotes
 from oddstream_server.pipeline.imports.forms import FORMS, columns_of, form_named
-from oddstream_server.storage.imports import QuoteImports
+from oddstream_server.storage.tick_store.imports import QuoteImports
 from tests.pipeline.conftest import Stores
 
 US = FORMS["polymarket_us"]

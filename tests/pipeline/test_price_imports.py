@@ -16,7 +16,7 @@ from oddstream_server.jobs.reading import find_data, read_shard
 from oddstream_server.pipeline.deciding.runner import StrategyRunner
 from oddstream_server.pipeline.imports.prices import import_prices
 from oddstream_server.storage.backtests.recorded import RecordedRows
-from oddstream_server.storage.imports import QuoteImports
+from oddstream_server.storage.tick_store.imports import QuoteImports
 from tests.pipeline.conftest import Stores
 from tests.strategies.worlds import START_US, a_market, a_quote
 

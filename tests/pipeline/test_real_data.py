@@ -20,7 +20,7 @@ from oddstream_server.pipeline.deciding.replay import replay, replayed_events
 from oddstream_server.pipeline.declarations import Declaration, Declarations
 from oddstream_server.pipeline.imports.command import import_quotes
 from oddstream_server.pipeline.imports.forms import form_named
-from oddstream_server.storage.imports import QuoteImports
+from oddstream_server.storage.tick_store.imports import QuoteImports
 from oddstream_server.strategies.registry import ConfiguredStrategy, Registry
 from tests.pipeline.conftest import Stores
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from oddstream_server.application.ports import SettlementUpdate, TimeRange
+from oddstream_server.application.ports import SettlementUpdate, TimeRange, TrackRecordQuery
 from oddstream_server.domain.market import Market, MarketState, Settlement, SettlementState, Venue
 from oddstream_server.domain.quote import Quote
 from oddstream_server.domain.signal import DataOrigin, SignalEvent, SignalEventType
@@ -28,8 +28,8 @@ def settled(market: Market, revision: int, state: SettlementState, paid: int | N
 
 
 async def recorded(stores: Stores, kind: str, **more: Any) -> TrackRecord:
-    asked = {"origin": DataOrigin.LIVE, "triggers": TimeRange(), "within_venues": (), "owner": None, **more}
-    return await TrackRecordStore(stores.database).track_record(kind, 1, now_us=now_us(), **asked)
+    query = replace(TrackRecordQuery(kind, 1, DataOrigin.LIVE, TimeRange()), **more)
+    return await TrackRecordStore(stores.database).track_record(query, now_us())
 
 
 # --- the same by plain Python, from the log and the ticks ---

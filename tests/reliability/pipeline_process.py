@@ -13,11 +13,11 @@ from oddstream_server.application.ports import CatalogPage, DiscoveryReport, Ven
 from oddstream_server.domain.market import Market, Venue
 from oddstream_server.domain.quote import OrderBook
 from oddstream_server.pipeline.leader import Pipeline, PipelineSettings
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
-from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.tick_store.ticks import TickStore
 from oddstream_server.strategies.registry import ConfiguredStrategy, Registry
 from tests.strategies.worlds import World, a_world
 

@@ -10,11 +10,11 @@ import pytest
 from oddstream_server.application.ports import TimeRange
 from oddstream_server.domain.signal import SignalEventType
 from oddstream_server.pipeline.deciding.replay import load_journal, replayed_events
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
-from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.tick_store.ticks import TickStore
 from tests.reliability.pipeline_process import strategies
 from tests.strategies.worlds import a_world, bodies
 

@@ -15,10 +15,10 @@ from oddstream_server.storage.administration.retention import RetentionStore
 from oddstream_server.storage.backtests import archive as archive_module
 from oddstream_server.storage.backtests.archive import Archive, NotArchived
 from oddstream_server.storage.backtests.recorded import RecordedRows
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.tick_store.ticks import TickStore
 
 DAY_US = 86_400_000_000
 

@@ -9,7 +9,7 @@ import pytest
 from oddstream_server.application.ports import Decision, Lease, TimeRange
 from oddstream_server.domain.quote import Candle, CandleInterval, Ohlc, Quote, Trade
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.tick_store.ticks import TickStore
 
 EVERYTHING = TimeRange()
 

@@ -26,7 +26,7 @@ from oddstream_server.domain.market import (
     Strike,
     Venue,
 )
-from oddstream_server.storage.catalog import CatalogStore
+from oddstream_server.storage.markets.catalog import CatalogStore
 
 
 async def test_a_market_and_an_event_come_back_as_they_went_in(samples: Any, catalog: CatalogStore) -> None:

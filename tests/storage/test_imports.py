@@ -13,9 +13,9 @@ from oddstream_server.domain.errors import Aborted, Unavailable
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.quote import CandleInterval, Quote, SourceKind, TickSource
 from oddstream_server.storage.database import Database
-from oddstream_server.storage.imports import MISSING, QuoteColumns, QuoteImport, QuoteImports
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.tick_store.imports import MISSING, QuoteColumns, QuoteImport, QuoteImports
+from oddstream_server.storage.tick_store.ticks import TickStore
 
 FILE = TickSource(Venue.POLYMARKET_US, SourceKind.IMPORT, "sha256-of-a-file")
 EVERYTHING = TimeRange()

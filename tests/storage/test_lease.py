@@ -9,7 +9,7 @@ import pytest
 from oddstream_server.application.ports import Decision, Fenced
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.tick_store.ticks import TickStore
 
 
 async def test_a_lease_is_held_by_one_until_it_is_released(pipeline: PostgresPipelineStore) -> None:

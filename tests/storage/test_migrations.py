@@ -11,9 +11,9 @@ from sqlalchemy.pool import NullPool
 
 from oddstream_server.app.process import default_migrations_folder
 from oddstream_server.application.ports import Decision
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.connector import sqlalchemy_url
 from oddstream_server.storage.database import Database
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.migrate import current_revision, downgrade, newest_revision, upgrade, upgrade_async
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.tables import metadata

@@ -7,16 +7,23 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from oddstream_server.application.ports import ExecutionFilter, MarketFilter, SignalFilter, SignalListFilter, TimeRange
+from oddstream_server.application.ports import (
+    ExecutionFilter,
+    MarketFilter,
+    SignalFilter,
+    SignalListFilter,
+    TimeRange,
+    TrackRecordQuery,
+)
 from oddstream_server.domain.market import MarketState, Venue
 from oddstream_server.domain.quote import CandleInterval
 from oddstream_server.domain.signal import DataOrigin, SignalState
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.partitions import Partitions
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
-from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.tick_store.ticks import TickStore
 from oddstream_server.storage.track_record.executions import ExecutionStore
 from oddstream_server.storage.track_record.performance import TrackRecordStore
 
@@ -139,9 +146,9 @@ async def test_hot_reads_use_indexes(plans: tuple[Plans, Database]) -> None:
         "open markets of a venue": lambda: catalog.list_markets(
             MarketFilter(venues=(Venue.KALSHI,), states=(MarketState.OPEN,)), None, 100
         ),
-        "a track record": lambda: records.track_record("s7", 1, DataOrigin.LIVE, everything, (), None, july),
+        "a track record": lambda: records.track_record(TrackRecordQuery("s7", 1, DataOrigin.LIVE, everything), july),
         "a track record of a day": lambda: records.track_record(
-            "s7", 1, DataOrigin.LIVE, TimeRange(july, july + 10**9), (), "key_7", july
+            TrackRecordQuery("s7", 1, DataOrigin.LIVE, TimeRange(july, july + 10**9), owner="key_7"), july
         ),
         "legs that wait": lambda: PostgresPipelineStore(database).waiting_quotes(),
         "executions": lambda: executions.list_executions(ExecutionFilter(), None, 100),

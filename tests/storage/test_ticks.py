@@ -19,7 +19,7 @@ from oddstream_server.storage.backtests.archive import Archive
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
-from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.tick_store.ticks import TickStore
 
 EVERYTHING = TimeRange()
 

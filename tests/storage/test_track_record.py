@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from oddstream_server.application.ports import Lease, NextQuote, SettlementUpdate, TimeRange
+from oddstream_server.application.ports import Lease, NextQuote, SettlementUpdate, TimeRange, TrackRecordQuery
 from oddstream_server.domain.execution import Execution, Fill, FillLiquidity, execution_id, realized_profit_micros
 from oddstream_server.domain.grading import Touch
 from oddstream_server.domain.market import Market, MarketState, Settlement, SettlementState, Venue
 from oddstream_server.domain.signal import Action, DataOrigin, Grade, Signal, SignalEvent, SignalEventType
 from oddstream_server.domain.track_record import Figures, Horizon, TrackRecord
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.migrate import downgrade, upgrade
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.track_record import outcomes
@@ -54,8 +54,8 @@ async def settle(catalog: CatalogStore, samples: Any, market_id: str, paid: int 
 
 
 async def record(database: Database, **more: Any) -> TrackRecord:
-    asked = {"origin": DataOrigin.LIVE, "triggers": TimeRange(), "within_venues": (), "owner": None, **more}
-    return await TrackRecordStore(database).track_record(STRATEGY, 1, now_us=1, **asked)
+    query = replace(TrackRecordQuery(STRATEGY, 1, DataOrigin.LIVE, TimeRange()), **more)
+    return await TrackRecordStore(database).track_record(query, 1)
 
 
 @pytest.fixture

@@ -26,13 +26,13 @@ from oddstream_server.pipeline.imports.forms import form_named
 from oddstream_server.pipeline.imports.prices import import_prices
 from oddstream_server.settings import Settings
 from oddstream_server.storage.administration.controls import ControlsReader
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.fitted import FittedStore
-from oddstream_server.storage.imports import QuoteImports
+from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.migrate import upgrade_async
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.ticks import TickStore
+from oddstream_server.storage.tick_store.imports import QuoteImports
+from oddstream_server.storage.tick_store.ticks import TickStore
 from oddstream_server.strategies.registry import Registry
 from oddstream_server.supervisor import progress_reporter
 

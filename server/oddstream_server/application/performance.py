@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from oddstream_server.application.access.venue_scope import scoped_venues
-from oddstream_server.application.ports import Clock, TimeRange, TrackRecordStore
+from oddstream_server.application.ports import Clock, TimeRange, TrackRecordQuery, TrackRecordStore
 from oddstream_server.application.signals import Signals
 from oddstream_server.domain.principal import Principal, Role
 from oddstream_server.domain.signal import DataOrigin
@@ -34,12 +34,12 @@ class Performance:
         :raises NotFound: STRATEGY_NOT_FOUND.
         """
         strategy = await self._signals.get_strategy(asked.strategy_id)
-        return await self._store.track_record(
+        query = TrackRecordQuery(
             strategy.strategy_id,
             asked.kind_version or strategy.kind_version,
             DataOrigin.SIMULATED if asked.simulated else DataOrigin.LIVE,
             asked.triggers,
             scoped_venues(),
             None if caller.role >= Role.ADMIN else caller.subject,
-            self._now(),
         )
+        return await self._store.track_record(query, self._now())

@@ -10,7 +10,7 @@ from oddstream_server.domain.errors import Aborted
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.principal import Principal, Role, Scopes
 from oddstream_server.storage.database import Database, Transaction
-from oddstream_server.storage.documents import document_of
+from oddstream_server.storage.markets.documents import document_of
 from oddstream_server.storage.tables import api_keys
 from oddstream_server.storage.wake_ups import CHANNEL
 

@@ -22,12 +22,13 @@ from oddstream_server.application.ports import (
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.quote import FeedStatus, OrderBook, Quote, Trade
 from oddstream_server.domain.signal import SignalEvent
-from oddstream_server.storage import candles, signal_log
+from oddstream_server.storage import signal_log
 from oddstream_server.storage.administration.runs import new_run_id
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.partitions import EVENTS_A_PARTITION, Partitions, month_of
 from oddstream_server.storage.tables import feed_status, feed_status_changes, pipeline_runs, quarantine
-from oddstream_server.storage.ticks import LIVE, TickStore
+from oddstream_server.storage.tick_store import candles
+from oddstream_server.storage.tick_store.ticks import LIVE, TickStore
 from oddstream_server.storage.track_record import outcomes
 from oddstream_server.storage.wake_ups import CHANNEL
 

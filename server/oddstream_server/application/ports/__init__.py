@@ -72,7 +72,7 @@ from oddstream_server.application.ports.signal_log import (
 from oddstream_server.application.ports.strategies import StrategyCatalog, StrategyRules
 from oddstream_server.application.ports.system import OwnProcess, SystemRecords
 from oddstream_server.application.ports.ticks import TickReader, TimeRange
-from oddstream_server.application.ports.track_record import TrackRecordStore
+from oddstream_server.application.ports.track_record import TrackRecordQuery, TrackRecordStore
 from oddstream_server.application.ports.venues import (
     CatalogPage,
     DiscoveryReport,
@@ -162,6 +162,7 @@ __all__ = [
     "SystemRecords",
     "TickReader",
     "TimeRange",
+    "TrackRecordQuery",
     "TrackRecordStore",
     "TradedHour",
     "VenueAdapter",

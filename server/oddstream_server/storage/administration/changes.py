@@ -12,7 +12,7 @@ from oddstream_server.storage.administration.retention import RetentionRules
 from oddstream_server.storage.administration.runs import PipelineRunRecords
 from oddstream_server.storage.backtests.changes import RunChanges
 from oddstream_server.storage.database import Database, Transaction
-from oddstream_server.storage.link_records import LinkRecords
+from oddstream_server.storage.markets.link_records import LinkRecords
 from oddstream_server.storage.track_record.executions import ExecutionRecords
 
 

@@ -18,7 +18,7 @@ from oddstream_server.domain.strategy import StrategySetting
 from oddstream_server.storage import signal_log
 from oddstream_server.storage.administration import audit_log
 from oddstream_server.storage.database import Database, Transaction
-from oddstream_server.storage.ticks import LIVE
+from oddstream_server.storage.tick_store.ticks import LIVE
 
 
 class SignalControls:

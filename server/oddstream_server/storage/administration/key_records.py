@@ -11,8 +11,8 @@ from oddstream_server.domain.api_key import ApiKey, ApiKeyState
 from oddstream_server.domain.errors import Aborted
 from oddstream_server.domain.principal import Role
 from oddstream_server.storage.database import Database, Transaction
-from oddstream_server.storage.documents import document_of
 from oddstream_server.storage.keys import scopes_of
+from oddstream_server.storage.markets.documents import document_of
 from oddstream_server.storage.tables import Instant, api_keys, subjects
 from oddstream_server.storage.wake_ups import CHANNEL
 

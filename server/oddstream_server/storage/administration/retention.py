@@ -11,7 +11,13 @@ from oddstream_server.domain.retention import RetentionRule, RetentionSubject
 from oddstream_server.storage.administration.audit_log import AuditLogStore
 from oddstream_server.storage.backtests.archive import LATE_US, Archive, NotArchived
 from oddstream_server.storage.database import Database, Transaction
-from oddstream_server.storage.partitions import LIVE_TABLES, month_of, month_start_us, partition_name, stored_months
+from oddstream_server.storage.partitions import (
+    LIVE_TABLES,
+    month_of,
+    month_start_us,
+    partition_name,
+    stored_months,
+)
 from oddstream_server.storage.signal_log import SignalLogStore
 
 log = structlog.get_logger()

@@ -41,8 +41,14 @@ from oddstream_server.storage.backtests.columns import (
     within,
 )
 from oddstream_server.storage.database import Database
-from oddstream_server.storage.partitions import LIVE_TABLES, month_of, month_start_us, partition_name, stored_months
-from oddstream_server.storage.tick_names import TickNames
+from oddstream_server.storage.partitions import (
+    LIVE_TABLES,
+    month_of,
+    month_start_us,
+    partition_name,
+    stored_months,
+)
+from oddstream_server.storage.tick_store.tick_names import TickNames
 
 DAY_US: Final = 86_400_000_000
 LATE_US: Final = 3_600_000_000

@@ -32,11 +32,11 @@ from oddstream_server.storage.backtests.columns import (
     within,
     without_repeats,
 )
-from oddstream_server.storage.catalog import CatalogStore
 from oddstream_server.storage.database import Database, Transaction
-from oddstream_server.storage.documents import market_of
 from oddstream_server.storage.fitted import FittedStore
-from oddstream_server.storage.link_records import link_histories
+from oddstream_server.storage.markets.catalog import CatalogStore
+from oddstream_server.storage.markets.documents import market_of
+from oddstream_server.storage.markets.link_records import link_histories
 from oddstream_server.storage.tables import markets, settlements
 
 _TABLES: Final = ("quotes", "trades", "books")

@@ -16,7 +16,7 @@ from oddstream_server.domain.grading import Terms, Touch, forecast_of, touch_edg
 from oddstream_server.domain.market import Settlement, split_market_id
 from oddstream_server.domain.signal import DataOrigin, Grade, Signal
 from oddstream_server.domain.track_record import horizon_of
-from oddstream_server.storage.documents import settlement_of
+from oddstream_server.storage.markets.documents import settlement_of
 
 _PPM = 1_000_000
 

@@ -10,12 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from oddstream_server.application.ports import TimeRange
+from oddstream_server.application.ports import TrackRecordQuery
 from oddstream_server.backtesting.figures.forecasts import BIN_MICROS, realized_edge, wilson
 from oddstream_server.domain.backtest import CalibrationRow
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.money import MICROS, Rounding, divide
-from oddstream_server.domain.signal import DataOrigin
 from oddstream_server.domain.track_record import Figures, Horizon, Slice, TrackRecord
 from oddstream_server.storage.database import Database, Transaction
 
@@ -75,32 +74,23 @@ class TrackRecordStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def track_record(
-        self,
-        strategy_id: str,
-        kind_version: int,
-        origin: DataOrigin,
-        triggers: TimeRange,
-        within_venues: tuple[Venue, ...],
-        owner: str | None,
-        now_us: int,
-    ) -> TrackRecord:
+    async def track_record(self, query: TrackRecordQuery, now_us: int) -> TrackRecord:
         conditions = ["o.strategy_id = $1", "o.kind_version = $2", "o.data_origin = $3"]
-        arguments: list[Any] = [strategy_id, kind_version, origin.value]
+        arguments: list[Any] = [query.strategy_id, query.kind_version, query.origin.value]
 
         def given(condition: str, value: Any) -> None:
             arguments.append(value)
             conditions.append(condition.format(f"${len(arguments)}"))
 
-        if triggers.from_us is not None:
-            given("o.trigger_time >= {}", triggers.from_us)
-        if triggers.to_us is not None:
-            given("o.trigger_time < {}", triggers.to_us)
-        if within_venues:
-            given("o.venues <@ {}::text[]", [venue.value for venue in within_venues])
+        if query.triggers.from_us is not None:
+            given("o.trigger_time >= {}", query.triggers.from_us)
+        if query.triggers.to_us is not None:
+            given("o.trigger_time < {}", query.triggers.to_us)
+        if query.within_venues:
+            given("o.venues <@ {}::text[]", [venue.value for venue in query.within_venues])
         of_signals = _SIGNALS.format(conditions=" AND ".join(conditions)), tuple(arguments)
-        if owner is not None:
-            given("e.owner = {}", owner)
+        if query.owner is not None:
+            given("e.owner = {}", query.owner)
         of_executions = _EXECUTIONS.format(conditions=" AND ".join(conditions)), tuple(arguments)
 
         async def work(transaction: Transaction) -> tuple[list[Any], list[Any]]:
@@ -114,8 +104,8 @@ class TrackRecordStore:
         # The bootstrap takes a moment, which other calls don't wait for.
         overall, slices = await asyncio.to_thread(_cut, signals, executions)
         return TrackRecord(
-            strategy_id=strategy_id,
-            kind_version=kind_version,
+            strategy_id=query.strategy_id,
+            kind_version=query.kind_version,
             overall=overall,
             slices=slices,
             first_trigger_us=min((row["first"] for row in clusters), default=None),

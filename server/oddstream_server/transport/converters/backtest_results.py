@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from oddstream.v1 import backtest_pb2, execution_pb2, signal_pb2, strategy_pb2, sweep_pb2
+from oddstream.v1 import backtest_pb2, execution_pb2, signal_pb2, sweep_pb2
 from oddstream_server.domain.backtest import (
     BacktestResult,
     BlotterRow,
@@ -14,6 +14,7 @@ from oddstream_server.domain.backtest import (
     WalkForwardStep,
 )
 from oddstream_server.transport.converters.backtests import EXITS, disclaimer, parameter_message
+from oddstream_server.transport.converters.strategies import calibration_bin
 from oddstream_server.transport.converters.values import stamp
 
 _FIGURES = tuple(f.name for f in fields(RunMetrics) if f.name != "calibration")
@@ -74,16 +75,7 @@ def sweep_result_message(result: SweepResult) -> sweep_pb2.SweepResult:
 def metrics_message(metrics: RunMetrics) -> backtest_pb2.BacktestMetrics:
     return backtest_pb2.BacktestMetrics(
         **{name: getattr(metrics, name) for name in _FIGURES},
-        calibration=[
-            strategy_pb2.CalibrationBin(
-                start_price_micros=b.start_price_micros,
-                end_price_micros=b.end_price_micros,
-                count=b.count,
-                mean_forecast=b.mean_forecast,
-                frequency=b.frequency,
-            )
-            for b in metrics.calibration
-        ],
+        calibration=map(calibration_bin, metrics.calibration),
     )
 
 

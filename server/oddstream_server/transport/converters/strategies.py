@@ -5,6 +5,7 @@ from dataclasses import fields
 from oddstream.v1 import disclaimer_pb2, strategy_pb2, time_range_pb2, venue_pb2
 from oddstream_server.application.operations.strategy_settings import strategy_etag
 from oddstream_server.application.ports import TimeRange
+from oddstream_server.domain.backtest import CalibrationRow
 from oddstream_server.domain.strategy import StrategyDescription, StrategyOrigin, StrategyParameter
 from oddstream_server.domain.track_record import TRACK_RECORD_DISCLAIMER, Figures, Horizon, TrackRecord
 from oddstream_server.transport.converters.values import VENUES, duration, enum_table, stamp, timestamp
@@ -73,16 +74,17 @@ def track_record_message(record: TrackRecord, asked: TimeRange) -> strategy_pb2.
 def _figures(figures: Figures) -> strategy_pb2.PerformanceFigures:
     return strategy_pb2.PerformanceFigures(
         **{name: getattr(figures, name) for name in _FIGURES},
-        calibration=[
-            strategy_pb2.CalibrationBin(
-                start_price_micros=b.start_price_micros,
-                end_price_micros=b.end_price_micros,
-                count=b.count,
-                mean_forecast=b.mean_forecast,
-                frequency=b.frequency,
-            )
-            for b in figures.calibration
-        ],
+        calibration=map(calibration_bin, figures.calibration),
+    )
+
+
+def calibration_bin(row: CalibrationRow) -> strategy_pb2.CalibrationBin:
+    return strategy_pb2.CalibrationBin(
+        start_price_micros=row.start_price_micros,
+        end_price_micros=row.end_price_micros,
+        count=row.count,
+        mean_forecast=row.mean_forecast,
+        frequency=row.frequency,
     )
 
 

@@ -28,10 +28,10 @@ import numpy.typing as npt
 from oddstream_server.application.quote_columns import MISSING, Integers, QuoteColumns
 from oddstream_server.domain.errors import Aborted
 from oddstream_server.domain.quote import SourceKind, TickSource
-from oddstream_server.storage.candles import MERGE_QUOTES_OF_A_SOURCE
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.partitions import Month, month_of, next_month, partition_name
-from oddstream_server.storage.ticks import IMPORT, QUOTE_COLUMNS, TickStore
+from oddstream_server.storage.tick_store.candles import MERGE_QUOTES_OF_A_SOURCE
+from oddstream_server.storage.tick_store.ticks import IMPORT, QUOTE_COLUMNS, TickStore
 
 __all__ = ["MISSING", "QuoteColumns", "QuoteImport", "QuoteImports"]
 

@@ -28,9 +28,9 @@ from oddstream_server.application.ports import (
     SettlementUpdate,
 )
 from oddstream_server.domain.market import Event, Market, MarketLink, MarketState, Settlement, SettlementState, Venue
-from oddstream_server.storage import link_records
 from oddstream_server.storage.database import Database, Transaction
-from oddstream_server.storage.documents import (
+from oddstream_server.storage.markets import link_records
+from oddstream_server.storage.markets.documents import (
     digest_of,
     document_of,
     event_body,
@@ -40,7 +40,7 @@ from oddstream_server.storage.documents import (
     market_of,
     settlement_of,
 )
-from oddstream_server.storage.held_markets import HeldMarkets
+from oddstream_server.storage.markets.held_markets import HeldMarkets
 from oddstream_server.storage.tables import events, market_links, market_rules, markets, settlements
 
 _ROWS_A_STATEMENT = 500

@@ -8,7 +8,7 @@ import asyncpg
 import orjson
 
 from oddstream_server.domain.market import Market
-from oddstream_server.storage.documents import Document, market_of
+from oddstream_server.storage.markets.documents import Document, market_of
 
 _KEPT = 4_096
 _QUERY = (

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from oddstream_server.domain.market import LinkState, Market, MarketLink
 from oddstream_server.storage.database import Transaction
-from oddstream_server.storage.documents import document_of, link_of, market_of
+from oddstream_server.storage.markets.documents import document_of, link_of, market_of
 from oddstream_server.storage.tables import market_links, markets
 
 RULES_CHANGED = ("rules", "a rules text changed after the review")

@@ -8,7 +8,6 @@ import asyncpg
 
 from oddstream_server.application.ports import Key, Page, TimeRange
 from oddstream_server.domain.quote import Candle, CandleInterval, Quote, Trade
-from oddstream_server.storage import candles
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.partitions import (
     Month,
@@ -19,7 +18,8 @@ from oddstream_server.storage.partitions import (
     partition_name,
     stored_months,
 )
-from oddstream_server.storage.tick_names import TickNames
+from oddstream_server.storage.tick_store import candles
+from oddstream_server.storage.tick_store.tick_names import TickNames
 
 LIVE, IMPORT = 1, 2
 """Lanes. Live rows come from the fenced leader alone; imports have positions of their own."""
