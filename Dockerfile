@@ -16,6 +16,7 @@ FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.title="oddstream-server"
 # Two arenas: with more, glibc keeps freed memory apart for each thread and the resident size only grows.
 ENV PATH=/opt/oddstream/bin:$PATH PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=2 \
+    NUMBA_CACHE_DIR=/var/lib/oddstream/compiled \
     ODDSTREAM_DATA_DIR=/var/lib/oddstream ODDSTREAM_GRPC_HOST=127.0.0.1 ODDSTREAM_OPERATIONS_HOST=0.0.0.0
 RUN groupadd --system --gid 10001 oddstream \
  && useradd --system --uid 10001 --gid oddstream --home-dir /var/lib/oddstream --create-home oddstream

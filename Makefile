@@ -114,7 +114,7 @@ help: ## this page
 	@$(BIN)/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
 
 .venv/run.stamp: uv.lock pyproject.toml server/pyproject.toml clients/python/pyproject.toml | .venv/bin/uv
-	@echo "installing the locked dependencies (about 150 MB the first time) ..."
+	@echo "installing the locked dependencies (about 210 MB the first time) ..."
 	@$(BIN)/uv sync -q --locked --inexact --no-dev
 	@touch $@
 
