@@ -1,5 +1,6 @@
 """Stores on a database of the test's own, and builders of small true-to-life values."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -202,6 +203,19 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     yield database
     assert database.connections_in_use() == 0, "a connection did not come back to the pool"
     await database.close()
+
+
+async def somebody_waits_for_a_lock(database: Database) -> None:
+    """Until another session of the test's database waits for one."""
+    async with asyncio.timeout(10):
+        while True:
+            async with database.reading() as transaction:
+                if await transaction.driver.fetchval(
+                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                    "AND datname = current_database()"
+                ):
+                    return
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from oddstream_server.storage import signal_log
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
+from tests.storage.conftest import somebody_waits_for_a_lock
 
 
 async def test_known_events_are_dropped_and_leave_no_hole(
@@ -25,6 +26,45 @@ async def test_known_events_are_dropped_and_leave_no_hole(
     assert [e.signal.opportunity_id for e in await log.read(0, 10)] == ["a", "b", "c"]
     assert await pipeline.append_events(lease, [samples.created("a")]) == ()
     assert (await log.bounds()).head_sequence == 3
+
+
+async def test_what_was_appended_while_the_head_was_waited_for_is_known(
+    samples: Any, pipeline: PostgresPipelineStore, lease: Lease, log: SignalLogStore, database: Database
+) -> None:
+    a, b = samples.created("a"), samples.created("b")
+    await pipeline.append_events(lease, [a])
+    async with database.transaction() as transaction:
+        withdrawn = replace(a, type=SignalEventType.WITHDRAWN, reason="OPERATOR")
+        first = await signal_log.append(transaction.driver, lease.epoch, [withdrawn, b])
+        expired = replace(a, type=SignalEventType.EXPIRED)
+        waiting = asyncio.create_task(pipeline.append_events(lease, [expired, b, samples.created("c")]))
+        await somebody_waits_for_a_lock(database)
+    second = await waiting
+    assert [e.sequence for e in (*first, *second)] == [2, 3, 4]
+    assert [e.signal.opportunity_id for e in second] == ["c"], "a was over and b known by the time of the lock"
+    assert await log.read(1, 10) == [*first, *second]
+
+
+async def test_a_signal_that_is_made_and_ended_by_one_append_is_in_its_last_state(
+    samples: Any, pipeline: PostgresPipelineStore, lease: Lease, log: SignalLogStore
+) -> None:
+    a = samples.created("a")
+    revised = samples.created("a", revision=2, supersedes=a.signal.signal_id)
+    revised = replace(revised, type=SignalEventType.REVISED)
+    withdrawn = replace(revised, type=SignalEventType.WITHDRAWN, reason="CONDITION_ENDED")
+    events = await pipeline.append_events(lease, [a, revised, withdrawn, samples.created("b")])
+    states = {}
+    for event in events:
+        stored = await log.get_signal(event.signal.signal_id)
+        assert stored is not None
+        states[event.signal.opportunity_id, event.signal.revision] = (stored.state, stored.end_time_us)
+    ended_us = events[0].create_time_us
+    assert states == {
+        ("a", 1): (SignalState.SUPERSEDED, ended_us),
+        ("a", 2): (SignalState.WITHDRAWN, ended_us),
+        ("b", 1): (SignalState.ACTIVE, None),
+    }
+    assert [e.signal.opportunity_id for e in await pipeline.active_signals()] == ["b"]
 
 
 async def test_an_event_is_read_as_it_was_appended(

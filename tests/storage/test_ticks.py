@@ -20,6 +20,7 @@ from oddstream_server.storage.database import Database
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.signal_log import SignalLogStore
 from oddstream_server.storage.tick_store.ticks import TickStore
+from tests.storage.conftest import somebody_waits_for_a_lock
 
 EVERYTHING = TimeRange()
 
@@ -104,6 +105,37 @@ async def test_only_the_new_rows_of_a_batch_are_stored_and_shown(
     assert (result.quotes_inserted, result.trades_inserted, result.duplicates) == (1, 1, 3)
     assert [t.source_key for t in watcher.seen] == [2, "t2"]
     assert [t.ingest_sequence for t in watcher.seen] == [3, 4]
+
+
+async def test_of_a_large_batch_only_the_new_rows_are_stored_and_shown(
+    samples: Any, pipeline: PostgresPipelineStore, ticks: TickStore, lease: Lease
+) -> None:
+    batch = [samples.quote(n, at=samples.t0 + n) for n in range(300)] + [samples.trade(f"t{n}") for n in range(300)]
+    await pipeline.store_batch(lease, batch[250:350], Watcher())
+    watcher = Watcher()
+    result = await pipeline.store_batch(lease, [*batch, batch[0]], watcher)
+    assert (result.quotes_inserted, result.trades_inserted, result.duplicates) == (250, 250, 101)
+    assert [t.ingest_sequence for t in watcher.seen] == list(range(101, 601))
+    assert [replace(t, ingest_sequence=0) for t in watcher.seen] == [*batch[:250], *batch[350:]]
+    assert len((await ticks.list_quotes("kalshi:A", EVERYTHING, None, 1_000)).items) == 300
+
+
+async def test_what_was_stored_while_the_lane_was_waited_for_is_known(
+    samples: Any, pipeline: PostgresPipelineStore, ticks: TickStore, lease: Lease, database: Database
+) -> None:
+    """As after a commit whose answer was lost: the server may still be at it when the batch comes again."""
+    first = [samples.quote(1), samples.trade("t1")]
+    numbers = await ticks.prepare(first)
+    async with database.transaction() as transaction:
+        lane = await transaction.driver.fetchrow("SELECT sequence FROM ingest_lanes WHERE lane = 1 FOR UPDATE")
+        await numbers.insert_once(transaction.driver, first, lane["sequence"])
+        await transaction.driver.execute("UPDATE ingest_lanes SET sequence = sequence + 2 WHERE lane = 1")
+        watcher = Watcher()
+        again = asyncio.create_task(pipeline.store_batch(lease, [*first, samples.quote(2)], watcher))
+        await somebody_waits_for_a_lock(database)
+    result = await again
+    assert (result.quotes_inserted, result.trades_inserted, result.duplicates) == (1, 0, 2)
+    assert [(t.source_key, t.ingest_sequence) for t in watcher.seen] == [(2, 3)]
 
 
 async def test_a_trade_fetched_again_months_later_is_the_same_trade(

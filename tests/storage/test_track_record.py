@@ -19,6 +19,7 @@ from oddstream_server.storage.pipeline_store import PostgresPipelineStore
 from oddstream_server.storage.track_record import outcomes
 from oddstream_server.storage.track_record.executions import ExecutionRecords
 from oddstream_server.storage.track_record.performance import MAXIMUM_CLUSTERS, TrackRecordStore, _Tally
+from oddstream_server.storage.writes import write_together
 
 STRATEGY = "calib.longshot"
 MARKETS = ("kalshi:A", "kalshi:B", "polymarket:0xc", "simulated:S")
@@ -139,7 +140,8 @@ async def test_only_a_waiting_leg_takes_a_quote_and_a_grade_ends_the_wait(
     touches = [Touch(400_000, 440_000, samples.t0 + 9), Touch(100_000, 110_000, samples.t0 + 10)]
     async with database.transaction() as transaction:
         for touch in touches:
-            await outcomes.keep_next_quotes(transaction.driver, [NextQuote(first.signal.signal_id, 0, touch)])
+            found = [NextQuote(first.signal.signal_id, 0, touch)]
+            await write_together(transaction.driver, outcomes.keeping(found))
     assert [w.signal_id for w in await pipeline.waiting_quotes()] == [second.signal.signal_id]
     await settle(catalog, samples, "kalshi:A", 10**6)
     await pipeline.append_events(lease, [graded(first, 570_000), graded(second, 570_000)])

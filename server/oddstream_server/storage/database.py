@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from oddstream_server.application.calls.request import correlation_id, remaining_seconds
 from oddstream_server.domain.errors import Aborted, DeadlineExceeded, OddstreamError, Unavailable
 from oddstream_server.storage.connector import Connector, DatabaseLogins
+from oddstream_server.storage.writes import CACHEABLE_BYTES
 
 T = TypeVar("T")
 
@@ -84,6 +85,7 @@ class Database:
             "server_settings": {"application_name": application_name, "timezone": "UTC"},
         }
         if not transaction_pooler:
+            connect_args["max_cacheable_statement_size"] = CACHEABLE_BYTES
             # A query whose client has gone ends by itself, within a second.
             connect_args["server_settings"]["client_connection_check_interval"] = "1s"
         else:

@@ -28,12 +28,16 @@ from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.partitions import EVENTS_A_PARTITION, Partitions, month_of
 from oddstream_server.storage.tables import feed_status, feed_status_changes, pipeline_runs, quarantine
 from oddstream_server.storage.tick_store import candles
-from oddstream_server.storage.tick_store.ticks import LIVE, TickStore
+from oddstream_server.storage.tick_store.ticks import LIVE, TickStore, stored_among
 from oddstream_server.storage.track_record import outcomes
 from oddstream_server.storage.wake_ups import CHANNEL
+from oddstream_server.storage.writes import Write, write_together
 
 _LEADER_LOCK = 0x0DD5_0003
 """Class of the advisory locks that mark a connection as a leader's: (class, epoch)."""
+
+_FEW_TICKS = 256
+"""Up to so many are looked up first and inserted with everything else; more are copied, which is faster a row."""
 
 _PAYLOAD_LIMIT = 65_536
 
@@ -116,20 +120,29 @@ class PostgresPipelineStore:
         decide: Callable[[Sequence[Quote | Trade]], Decision],
         controls_revision: int | None = None,
     ) -> BatchResult:
-        """See the port. Without ticks ``decide`` has facts to decide on; where all of them were known, nothing."""
+        """See the port. Without ticks ``decide`` has facts to decide on; where all of them were known, nothing.
+
+        A batch is five round trips, begin and commit included, since a tick's way to a subscriber goes through here:
+        the lane with what is known of the ticks, the decision, the log's heads, and then every row at once.
+        """
         numbers = await self._ticks.prepare(ticks)
         async with self._database.transaction(first=_leader_mark(lease)) as transaction:
             driver = transaction.driver
-            lane = await driver.fetchrow(
-                f"SELECT sequence, watermarks, controls_revision FROM ingest_lanes "
-                f"WHERE lane = {LIVE} AND epoch = $1 FOR UPDATE",
-                lease.epoch,
-            )
+            few = len(ticks) <= _FEW_TICKS
+            lane = await driver.fetchrow(_LANE, lease.epoch, *numbers.identities(ticks if few else ()))
             if lane is None:
                 raise Fenced
             if controls_revision is not None and controls_revision != lane["controls_revision"]:
                 raise ControlsChanged
-            stored = await numbers.insert_once(driver, ticks, lane["sequence"])
+            writes: list[Write] = []
+            if few:
+                # Whoever moved the lane while it was waited for stored ticks that this statement could not see.
+                moved = lane["sequence"] != lane["seen_sequence"]
+                known = await numbers.stored(driver, ticks) if moved else numbers.stored_in(lane, ticks)
+                stored = numbers.unstored(ticks, known, lane["sequence"])
+                writes += numbers.inserting(stored)
+            else:
+                stored = await numbers.insert_once(driver, ticks, lane["sequence"])
             quotes = sum(isinstance(tick, Quote) for tick in stored)
             duplicates = len(ticks) - len(stored)
             if ticks and not stored:
@@ -138,15 +151,21 @@ class PostgresPipelineStore:
             for venue in sorted({tick.source.venue for tick in stored}):
                 of_venue = [tick for tick in stored if tick.source.venue is venue]
                 before = watermarks.get(venue.value, 0)
-                await candles.merge(driver, candles.fold(of_venue, numbers.market_keys), before)
+                writes += candles.merging(candles.fold(of_venue, numbers.market_keys), before)
                 watermarks[venue.value] = max(before, *(tick.receive_time_us for tick in of_venue))
             sequence = stored[-1].ingest_sequence if stored else lane["sequence"]
             decision = decide(stored)
-            await _move_lane(driver, decision.states, sequence, signal_log.document(watermarks))
+            writes += _moving_lane(decision.states, sequence, signal_log.document(watermarks))
+            # The rows that wait for the quotes of this batch's own signals aren't there yet.
+            made = {event.signal.signal_id for event in decision.events}
+            writes += outcomes.keeping([q for q in decision.next_quotes if q.signal_id not in made])
             # Last, so that the log's head is locked for the shortest time.
-            events = await self._append(driver, lease, decision.events) if decision.events else ()
-            if decision.next_quotes:
-                await outcomes.keep_next_quotes(driver, decision.next_quotes)
+            events: tuple[SignalEvent, ...] = ()
+            if decision.events:
+                events = await self._append(driver, lease, decision.events, writes)
+                await write_together(driver, outcomes.keeping([q for q in decision.next_quotes if q.signal_id in made]))
+            else:
+                await write_together(driver, writes)
         return BatchResult(quotes, len(stored) - quotes, duplicates, sequence, events)
 
     async def record_books(self, lease: Lease, books: Sequence[OrderBook], levels: int) -> int:
@@ -181,9 +200,13 @@ class PostgresPipelineStore:
             return await self._append(transaction.driver, lease, events)
 
     async def _append(
-        self, driver: "asyncpg.Connection[Any]", lease: Lease, events: Sequence[SignalEvent]
+        self,
+        driver: "asyncpg.Connection[Any]",
+        lease: Lease,
+        events: Sequence[SignalEvent],
+        beside: Sequence[Write] = (),
     ) -> tuple[SignalEvent, ...]:
-        return await signal_log.append(driver, lease.epoch, events, self._events_a_partition)
+        return await signal_log.append(driver, lease.epoch, events, self._events_a_partition, beside)
 
     # --- what is loaded at the start ---
 
@@ -313,30 +336,46 @@ async def _may_take(driver: "asyncpg.Connection[Any]", holder: str, *, lock: boo
 
 
 def _leader_mark(lease: Lease) -> str:
-    return f"SELECT pg_advisory_xact_lock_shared({_LEADER_LOCK}, {lease.epoch & 0x7FFF_FFFF})"
-
-
-async def _move_lane(
-    driver: "asyncpg.Connection[Any]", states: Sequence[StrategyState], sequence: int, watermarks: str
-) -> None:
-    """Save checkpoints, raise the lane and tell of the quotes: one round trip, since the tick's way to a subscriber
-    goes through here."""
-    await driver.execute(
-        f"WITH lane AS (UPDATE ingest_lanes SET sequence = $5, watermarks = $6 WHERE lane = {LIVE} "
-        "RETURNING pg_notify($7, 'quotes')) "
-        "INSERT INTO strategy_states (strategy_id, subject_id, ingest_sequence, kernel, opportunities) "
-        "SELECT n.strategy_id, n.subject_id, $5, n.kernel, n.opportunities "
-        "FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[]) "
-        "AS n(strategy_id, subject_id, kernel, opportunities) "
-        "ON CONFLICT (strategy_id, subject_id) DO UPDATE SET ingest_sequence = excluded.ingest_sequence, "
-        "kernel = excluded.kernel, opportunities = excluded.opportunities "
-        "WHERE (strategy_states.kernel, strategy_states.opportunities) "
-        "IS DISTINCT FROM (excluded.kernel, excluded.opportunities)",
-        [s.strategy_id for s in states],
-        [s.subject_id for s in states],
-        [s.kernel for s in states],
-        [s.opportunities for s in states],
-        sequence,
-        watermarks,
-        CHANNEL,
+    # The planner takes partitions that are pruned while it plans for a saving, and would plan each batch anew.
+    return (
+        "SET LOCAL plan_cache_mode = force_generic_plan; "
+        f"SELECT pg_advisory_xact_lock_shared({_LEADER_LOCK}, {lease.epoch & 0x7FFF_FFFF})"
     )
+
+
+def _moving_lane(states: Sequence[StrategyState], sequence: int, watermarks: str) -> list[Write]:
+    """Checkpoints, the lane's place and the news of its quotes."""
+    lane = Write(
+        f"UPDATE ingest_lanes SET sequence = {{0}}, watermarks = {{1}} WHERE lane = {LIVE} "
+        "RETURNING pg_notify({2}, 'quotes')",
+        (sequence, watermarks, CHANNEL),
+    )
+    if not states:
+        return [lane]
+    return [
+        lane,
+        Write(
+            "INSERT INTO strategy_states (strategy_id, subject_id, ingest_sequence, kernel, opportunities) "
+            "SELECT n.strategy_id, n.subject_id, {4}, n.kernel, n.opportunities "
+            "FROM unnest({0}::text[], {1}::text[], {2}::bytea[], {3}::bytea[]) "
+            "AS n(strategy_id, subject_id, kernel, opportunities) "
+            "ON CONFLICT (strategy_id, subject_id) DO UPDATE SET ingest_sequence = excluded.ingest_sequence, "
+            "kernel = excluded.kernel, opportunities = excluded.opportunities "
+            "WHERE (strategy_states.kernel, strategy_states.opportunities) "
+            "IS DISTINCT FROM (excluded.kernel, excluded.opportunities)",
+            (
+                [s.strategy_id for s in states],
+                [s.subject_id for s in states],
+                [s.kernel for s in states],
+                [s.opportunities for s in states],
+                sequence,
+            ),
+        ),
+    ]
+
+
+_LANE = (
+    f"SELECT sequence, watermarks, controls_revision, (SELECT sequence FROM ingest_lanes WHERE lane = {LIVE}) "
+    f"AS seen_sequence, {stored_among(2)} FROM ingest_lanes WHERE lane = {LIVE} AND epoch = $1 FOR UPDATE"
+)
+"""The locked row is the newest one; what is stored is as the statement saw it when it began."""

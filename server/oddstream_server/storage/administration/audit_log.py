@@ -16,6 +16,7 @@ from oddstream_server.application.ports import AuditFilter, AuditHead, Key, Page
 from oddstream_server.domain.audit import AuditEntry, AuditOutcome, AuditRecord, chained
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.tables import audit_entries
+from oddstream_server.storage.writes import Write, write_together
 
 HEAD = "SELECT sequence, hash, greatest(clock_timestamp(), last_create_time) AS create_time FROM audit_head FOR UPDATE"
 """Locks the head until the transaction ends."""
@@ -36,18 +37,18 @@ async def lock(driver: "asyncpg.Connection[Any]") -> Head:
     return Head(row["sequence"], row["hash"], row["create_time"])
 
 
-async def append(driver: "asyncpg.Connection[Any]", record: AuditRecord, head: Head | None = None) -> AuditEntry:
-    """Append a row in the caller's transaction, holding the head until it ends.
+async def append(driver: "asyncpg.Connection[Any]", record: AuditRecord) -> AuditEntry:
+    """Append a row in the caller's transaction, holding the head until it ends."""
+    entry, writes = chaining(record, await lock(driver))
+    await write_together(driver, writes)
+    return entry
 
-    :param head: where the caller locked it already and has appended nothing since.
-    """
-    head = head or await lock(driver)
+
+def chaining(record: AuditRecord, head: Head) -> tuple[AuditEntry, list[Write]]:
+    """The next row and what appends it, for a caller that locked the head and has appended nothing since."""
     entry = chained(record, head.sequence + 1, head.create_time_us, head.hash.hex())
-    await driver.execute(
-        "WITH entry AS (INSERT INTO audit_entries (sequence, create_time, actor, api_key_id, peer_network, method, "
-        "outcome, request_digest, resource, before, after, correlation_id, previous_hash, hash) "
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)) "
-        "UPDATE audit_head SET sequence = $1, last_create_time = $2, hash = $14",
+    own_hash = bytes.fromhex(entry.hash)
+    row = (
         entry.sequence,
         entry.create_time_us,
         record.actor,
@@ -61,9 +62,24 @@ async def append(driver: "asyncpg.Connection[Any]", record: AuditRecord, head: H
         _document(record.after),
         record.correlation_id,
         bytes.fromhex(entry.previous_hash),
-        bytes.fromhex(entry.hash),
+        own_hash,
     )
-    return entry
+    return entry, [
+        Write(_INSERT, row),
+        Write(
+            "UPDATE audit_head SET sequence = {0}, last_create_time = {1}, hash = {2}",
+            (entry.sequence, entry.create_time_us, own_hash),
+        ),
+    ]
+
+
+_COLUMNS = (
+    "sequence", "create_time", "actor", "api_key_id", "peer_network", "method", "outcome", "request_digest", "resource",
+    "before", "after", "correlation_id", "previous_hash", "hash",
+)  # fmt: skip
+_INSERT = (
+    f"INSERT INTO audit_entries ({', '.join(_COLUMNS)}) VALUES ({', '.join(f'{{{i}}}' for i in range(len(_COLUMNS)))})"
+)
 
 
 class AuditAppender:

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import asyncpg
-
 from oddstream_server.domain.quote import Candle, CandleInterval, Ohlc, Quote, Trade
+from oddstream_server.storage.writes import Write
 
 INTERVAL_SECONDS = {interval: interval.duration_us // 1_000_000 for interval in CandleInterval}
 
@@ -100,13 +99,13 @@ def fold(ticks: Iterable[Quote | Trade], market_keys: Mapping[str, int]) -> dict
     return folded
 
 
-async def merge(driver: "asyncpg.Connection[Any]", partials: Mapping[CandleKey, Partial], watermark_us: int) -> None:
-    """Merge what a batch adds into the stored candles.
+def merging(partials: Mapping[CandleKey, Partial], watermark_us: int) -> list[Write]:
+    """What merges the candles of a batch into the stored ones.
 
     :param watermark_us: buckets that end at or before this instant had ended.
     """
     if not partials:
-        return
+        return []
     keys = sorted(partials)  # one order for all writers, so that they can't deadlock
     columns: list[list[Any]] = [[k[2] for k in keys], [k[0] for k in keys], [k[1] for k in keys]]
     rows = [partials[k] for k in keys]
@@ -124,7 +123,7 @@ async def merge(driver: "asyncpg.Connection[Any]", partials: Mapping[CandleKey, 
             [None if s is None else s.close_key[0] for s in runs],
             [None if s is None else s.close_key[1] for s in runs],
         ]
-    await driver.execute(_MERGE, *columns, watermark_us)
+    return [Write(_MERGE, (*columns, watermark_us))]
 
 
 _COLUMNS = (
@@ -173,8 +172,8 @@ def on_conflict(watermark: str) -> str:
 
 _MERGE = (
     f"INSERT INTO candles AS c ({', '.join(_COLUMNS)}, revision) SELECT *, 1 FROM unnest("
-    + ", ".join(f"${i}::{_type_of(column)}[]" for i, column in enumerate(_COLUMNS, 1))
-    + f") {on_conflict(f'${len(_COLUMNS) + 1}::timestamptz')}"
+    + ", ".join(f"{{{i}}}::{_type_of(column)}[]" for i, column in enumerate(_COLUMNS))
+    + f") {on_conflict(f'{{{len(_COLUMNS)}}}::timestamptz')}"
 )
 
 # A key and its price as one array of integers: min and max of it are the first and the last price, without a sort.

@@ -1,6 +1,6 @@
 """Quotes and trades: written once in a given order, listed by market, followed by ingest sequence, replayed by time."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from oddstream_server.storage.partitions import (
 )
 from oddstream_server.storage.tick_store import candles
 from oddstream_server.storage.tick_store.tick_names import TickNames
+from oddstream_server.storage.writes import Write
 
 LIVE, IMPORT = 1, 2
 """Lanes. Live rows come from the fenced leader alone; imports have positions of their own."""
@@ -248,6 +249,10 @@ class TickStore:
         return TickNumbers(market_keys, {s: source_ids[s] for s in source_ids})
 
 
+Identity = tuple[int, int, int | str]
+"""A tick's for ever: market key, source id, the source's key."""
+
+
 class TickNumbers:
     """Keys and source ids of one batch, and the rows that are made of them."""
 
@@ -255,9 +260,42 @@ class TickNumbers:
         self.market_keys = market_keys
         self._source_ids = source_ids
 
-    def identity(self, tick: Quote | Trade) -> tuple[int, int, int | str]:
-        """A tick's identity for ever: market, source, the source's key."""
+    def identity(self, tick: Quote | Trade) -> Identity:
         return self.market_keys[tick.market_id], self._source_ids[tick.source], tick.source_key
+
+    def unstored(
+        self, ticks: Sequence[Quote | Trade], stored: Container[Identity], sequence: int
+    ) -> list[Quote | Trade]:
+        """The ticks whose identity is not among the stored ones, each once, in the order given, numbered on from a
+        sequence."""
+        fresh: dict[Identity, Quote | Trade] = {}
+        for tick in ticks:
+            identity = self.identity(tick)
+            if identity not in stored:
+                fresh.setdefault(identity, tick)
+        return _numbered(list(fresh.values()), sequence)
+
+    def identities(self, ticks: Sequence[Quote | Trade]) -> tuple[Any, ...]:
+        """The arguments of :func:`stored_among`."""
+        quotes = [t for t in ticks if isinstance(t, Quote)]
+        trades = [t for t in ticks if isinstance(t, Trade)]
+        times = [t.receive_time_us for t in quotes] or [0]
+        return (
+            *_columns(map(self.identity, quotes), 3),
+            month_start_us(month_of(min(times) - _BOUNDARY_US)),
+            month_start_us(next_month(month_of(max(times)))),
+            *_columns(map(self.identity, trades), 3),
+        )
+
+    def inserting(self, ticks: Sequence[Quote | Trade]) -> list[Write]:
+        """What inserts numbered ticks that aren't stored."""
+        trade_keys, records = self._records(ticks)
+        writes = []
+        if trade_keys:
+            writes.append(_insertion("trade_keys", _TRADE_KEY_COLUMNS, trade_keys))
+        for (table, month), rows in records.items():
+            writes.append(_insertion(partition_name(table, month), _COLUMNS_OF[table], rows))
+        return writes
 
     async def insert_once(
         self, driver: "asyncpg.Connection[Any]", ticks: Sequence[Quote | Trade], sequence: int
@@ -268,17 +306,11 @@ class TickNumbers:
         copies all as if nothing were known (a third of the cost of looking first); only when a key is violated it
         rolls back to the savepoint, asks which ones are stored already, and copies the rest.
         """
-        seen: set[tuple[int, int, int | str]] = set()
-        fresh = []
-        for tick in ticks:
-            identity = self.identity(tick)
-            if identity not in seen:
-                seen.add(identity)
-                fresh.append(tick)
-        if _near_a_month_start(fresh):
+        known: set[Identity] = set()
+        if _near_a_month_start(ticks):
             # A partition's key knows its own month alone.
-            fresh = await self._unknown(driver, fresh)
-        numbered = _numbered(fresh, sequence)
+            known = await self.stored(driver, ticks)
+        numbered = self.unstored(ticks, known, sequence)
         if not numbered:
             return []
         await driver.execute("SAVEPOINT stored_once")
@@ -286,18 +318,39 @@ class TickNumbers:
             await self._copy(driver, numbered)
         except asyncpg.UniqueViolationError:
             await driver.execute("ROLLBACK TO SAVEPOINT stored_once")
-            numbered = _numbered(await self._unknown(driver, fresh), sequence)
+            numbered = self.unstored(ticks, await self.stored(driver, ticks), sequence)
             await self._copy(driver, numbered)
         return numbered
 
+    async def stored(self, driver: "asyncpg.Connection[Any]", ticks: Sequence[Quote | Trade]) -> set[Identity]:
+        """The identities among those of some ticks that are stored."""
+        row = await driver.fetchrow(f"SELECT {stored_among(1)}", *self.identities(ticks))
+        return self.stored_in(row, ticks)
+
+    def stored_in(self, row: Any, ticks: Sequence[Quote | Trade]) -> set[Identity]:
+        """From the two columns of :func:`stored_among`."""
+        quotes = [self.identity(t) for t in ticks if isinstance(t, Quote)]
+        trades = [self.identity(t) for t in ticks if isinstance(t, Trade)]
+        return {quotes[n - 1] for n in row["stored_quotes"]} | {trades[n - 1] for n in row["stored_trades"]}
+
     async def _copy(self, driver: "asyncpg.Connection[Any]", ticks: Sequence[Quote | Trade]) -> None:
-        quotes: dict[Month, list[tuple[Any, ...]]] = {}
-        trades: dict[Month, list[tuple[Any, ...]]] = {}
+        trade_keys, records = self._records(ticks)
+        if trade_keys:
+            await driver.copy_records_to_table("trade_keys", records=trade_keys, columns=_TRADE_KEY_COLUMNS)
+        for (table, month), rows in records.items():
+            await driver.copy_records_to_table(partition_name(table, month), records=rows, columns=_COLUMNS_OF[table])
+
+    def _records(
+        self, ticks: Sequence[Quote | Trade]
+    ) -> tuple[list[tuple[Any, ...]], dict[tuple[str, Month], list[tuple[Any, ...]]]]:
+        """Rows of ``trade_keys``, and those of each table and month."""
         trade_keys: list[tuple[Any, ...]] = []
+        records: dict[tuple[str, Month], list[tuple[Any, ...]]] = {}
         for t in ticks:
             market_key, source_id, source_key = self.identity(t)
+            month = month_of(t.receive_time_us)
             if isinstance(t, Quote):
-                quotes.setdefault(month_of(t.receive_time_us), []).append(
+                records.setdefault(("quotes_live", month), []).append(
                     (
                         t.receive_time_us,
                         t.venue_time_us,
@@ -315,7 +368,7 @@ class TickNumbers:
                 )
             else:
                 trade_keys.append((market_key, source_id, source_key, t.receive_time_us))
-                trades.setdefault(month_of(t.receive_time_us), []).append(
+                records.setdefault(("trades_live", month), []).append(
                     (
                         t.receive_time_us,
                         t.venue_time_us,
@@ -330,40 +383,42 @@ class TickNumbers:
                         source_key,
                     )
                 )
-        if trade_keys:
-            await driver.copy_records_to_table(
-                "trade_keys", records=trade_keys, columns=("market_key", "source_id", "source_key", "receive_time")
-            )
-        for table, columns, months in (("quotes_live", QUOTE_COLUMNS, quotes), ("trades_live", TRADE_COLUMNS, trades)):
-            for month, records in months.items():
-                await driver.copy_records_to_table(partition_name(table, month), records=records, columns=columns)
+        return trade_keys, records
 
-    async def _unknown(self, driver: "asyncpg.Connection[Any]", ticks: Sequence[Quote | Trade]) -> list[Quote | Trade]:
-        """The ticks whose identity is not stored."""
-        stored: set[tuple[int, int, int | str]] = set()
-        quotes = [self.identity(t) for t in ticks if isinstance(t, Quote)]
-        if quotes:
-            times = [t.receive_time_us for t in ticks if isinstance(t, Quote)]
-            rows = await driver.fetch(
-                "SELECT k.* FROM unnest($1::int[], $2::int[], $3::bigint[]) AS k(market_key, source_id, source_key) "
-                f"WHERE EXISTS (SELECT FROM quotes AS q WHERE q.lane = {LIVE} AND q.market_key = k.market_key AND "
-                "q.source_id = k.source_id AND q.source_key = k.source_key AND q.receive_time >= $4 AND "
-                "q.receive_time < $5)",
-                *map(list, zip(*quotes, strict=True)),
-                month_start_us(month_of(min(times) - _BOUNDARY_US)),
-                month_start_us(next_month(month_of(max(times)))),
-            )
-            stored.update(map(tuple, rows))
-        trades = [self.identity(t) for t in ticks if isinstance(t, Trade)]
-        if trades:
-            rows = await driver.fetch(
-                "SELECT market_key, source_id, source_key FROM trade_keys JOIN "
-                "unnest($1::int[], $2::int[], $3::text[]) AS k(market_key, source_id, source_key) "
-                "USING (market_key, source_id, source_key)",
-                *map(list, zip(*trades, strict=True)),
-            )
-            stored.update(map(tuple, rows))
-        return [t for t in ticks if self.identity(t) not in stored]
+
+_TRADE_KEY_COLUMNS = ("market_key", "source_id", "source_key", "receive_time")
+_COLUMNS_OF = {"quotes_live": QUOTE_COLUMNS, "trades_live": TRADE_COLUMNS}
+_TYPES = {
+    "receive_time": "timestamptz", "venue_time": "timestamptz", "epoch": "int", "market_key": "int",
+    "source_id": "int", "lane": "smallint", "taker_outcome_index": "smallint", "block": "boolean",
+}  # fmt: skip
+
+
+def _insertion(table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Write:
+    kinds = {**_TYPES, "source_key": "bigint" if columns is QUOTE_COLUMNS else "text"}
+    arrays = ", ".join(f"{{{i}}}::{kinds.get(column, 'bigint')}[]" for i, column in enumerate(columns))
+    return Write(f"INSERT INTO {table} ({', '.join(columns)}) SELECT * FROM unnest({arrays})", _columns(rows, 0))
+
+
+def _columns(rows: Iterable[tuple[Any, ...]], width: int) -> tuple[list[Any], ...]:
+    """Rows turned into columns; ``width`` empty ones where there is no row."""
+    return tuple(map(list, zip(*rows, strict=True))) or tuple([] for _ in range(width))
+
+
+def stored_among(first: int) -> str:
+    """Two columns, ``stored_quotes`` and ``stored_trades``: the numbers from 1 on of those identities, among the
+    arguments from a place on, that are stored. The arguments are those of :meth:`TickNumbers.identities`."""
+    a = [f"${n}" for n in range(first, first + 8)]
+    return (
+        f"ARRAY(SELECT k.number FROM unnest({a[0]}::int[], {a[1]}::int[], {a[2]}::bigint[]) "
+        "WITH ORDINALITY AS k(market_key, source_id, source_key, number) "
+        f"WHERE EXISTS (SELECT FROM quotes AS q WHERE q.lane = {LIVE} AND q.market_key = k.market_key AND "
+        f"q.source_id = k.source_id AND q.source_key = k.source_key AND q.receive_time >= {a[3]} AND "
+        f"q.receive_time < {a[4]})) AS stored_quotes, "
+        f"ARRAY(SELECT k.number FROM unnest({a[5]}::int[], {a[6]}::int[], {a[7]}::text[]) "
+        "WITH ORDINALITY AS k(market_key, source_id, source_key, number) "
+        "JOIN trade_keys USING (market_key, source_id, source_key)) AS stored_trades"
+    )
 
 
 def _numbered(ticks: Sequence[Quote | Trade], sequence: int) -> list[Quote | Trade]:

@@ -17,6 +17,7 @@ from oddstream_server.domain.market import Settlement, split_market_id
 from oddstream_server.domain.signal import DataOrigin, Grade, Signal
 from oddstream_server.domain.track_record import horizon_of
 from oddstream_server.storage.markets.documents import settlement_of
+from oddstream_server.storage.writes import Write
 
 _PPM = 1_000_000
 
@@ -27,25 +28,30 @@ def venues_of(signal: Signal) -> list[str]:
     return list(dict.fromkeys([signal.venue.value, *(split_market_id(m)[0].value for m in market_ids)]))
 
 
-async def open_outcomes(driver: "asyncpg.Connection[Any]", signals: Sequence[Signal]) -> None:
+def opening(signals: Sequence[Signal]) -> list[Write]:
     """A row of each new signal, and of each leg one that waits for the next quote; known ones are left alone."""
-    await driver.execute(
-        "INSERT INTO signal_outcomes (signal_id, strategy_id, kind_version, params_digest, data_origin, "
-        "trigger_time, venue, venues, horizon, cluster) "
-        "SELECT n.a, n.b, n.c, n.d, n.e, n.f, n.g, string_to_array(n.h, ','), n.i, n.j "
-        "FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], "
-        "$8::text[], $9::smallint[], $10::text[]) AS n (a, b, c, d, e, f, g, h, i, j) ON CONFLICT DO NOTHING",
-        [s.signal_id for s in signals],
-        [s.strategy_id for s in signals],
-        [s.version for s in signals],
-        [s.params_digest for s in signals],
-        [s.data_origin.value for s in signals],
-        [s.input_time_us for s in signals],
-        [s.venue.value for s in signals],
-        [",".join(venues_of(s)) for s in signals],
-        [horizon_of(s) for s in signals],
-        [s.event_id or s.subject_id for s in signals],
-    )
+    writes = [
+        Write(
+            "INSERT INTO signal_outcomes (signal_id, strategy_id, kind_version, params_digest, data_origin, "
+            "trigger_time, venue, venues, horizon, cluster) "
+            "SELECT n.a, n.b, n.c, n.d, n.e, n.f, n.g, string_to_array(n.h, ','), n.i, n.j "
+            "FROM unnest({0}::text[], {1}::text[], {2}::int[], {3}::text[], {4}::text[], {5}::timestamptz[], "
+            "{6}::text[], {7}::text[], {8}::smallint[], {9}::text[]) AS n (a, b, c, d, e, f, g, h, i, j) "
+            "ON CONFLICT DO NOTHING",
+            (
+                [s.signal_id for s in signals],
+                [s.strategy_id for s in signals],
+                [s.version for s in signals],
+                [s.params_digest for s in signals],
+                [s.data_origin.value for s in signals],
+                [s.input_time_us for s in signals],
+                [s.venue.value for s in signals],
+                [",".join(venues_of(s)) for s in signals],
+                [horizon_of(s) for s in signals],
+                [s.event_id or s.subject_id for s in signals],
+            ),
+        )
+    ]
     # What a replay says is of long ago: the next quote to come is not its next.
     legs = [
         (s.signal_id, number, leg.market_id, s.input_time_us)
@@ -54,25 +60,36 @@ async def open_outcomes(driver: "asyncpg.Connection[Any]", signals: Sequence[Sig
         for number, leg in enumerate(s.legs)
     ]
     if legs:
-        await driver.execute(
-            "INSERT INTO next_quotes (signal_id, leg_number, market_id, after_time) "
-            "SELECT * FROM unnest($1::text[], $2::smallint[], $3::text[], $4::timestamptz[]) ON CONFLICT DO NOTHING",
-            *zip(*legs, strict=True),
+        writes.append(
+            Write(
+                "INSERT INTO next_quotes (signal_id, leg_number, market_id, after_time) "
+                "SELECT * FROM unnest({0}::text[], {1}::smallint[], {2}::text[], {3}::timestamptz[]) "
+                "ON CONFLICT DO NOTHING",
+                tuple(zip(*legs, strict=True)),
+            )
         )
+    return writes
 
 
-async def keep_next_quotes(driver: "asyncpg.Connection[Any]", found: Sequence[NextQuote]) -> None:
-    await driver.execute(
-        "UPDATE next_quotes AS q SET bid_price_micros = n.bid, ask_price_micros = n.ask, quote_time = n.time "
-        "FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[], $5::timestamptz[]) "
-        "AS n (signal_id, leg_number, bid, ask, time) "
-        "WHERE q.signal_id = n.signal_id AND q.leg_number = n.leg_number AND q.quote_time IS NULL",
-        [f.signal_id for f in found],
-        [f.leg_number for f in found],
-        [f.touch.bid_price_micros for f in found],
-        [f.touch.ask_price_micros for f in found],
-        [f.touch.receive_time_us for f in found],
-    )
+def keeping(found: Sequence[NextQuote]) -> list[Write]:
+    """The quotes that legs waited for; one that has its quote keeps it."""
+    if not found:
+        return []
+    return [
+        Write(
+            "UPDATE next_quotes AS q SET bid_price_micros = n.bid, ask_price_micros = n.ask, quote_time = n.time "
+            "FROM unnest({0}::text[], {1}::smallint[], {2}::bigint[], {3}::bigint[], {4}::timestamptz[]) "
+            "AS n (signal_id, leg_number, bid, ask, time) "
+            "WHERE q.signal_id = n.signal_id AND q.leg_number = n.leg_number AND q.quote_time IS NULL",
+            (
+                [f.signal_id for f in found],
+                [f.leg_number for f in found],
+                [f.touch.bid_price_micros for f in found],
+                [f.touch.ask_price_micros for f in found],
+                [f.touch.receive_time_us for f in found],
+            ),
+        )
+    ]
 
 
 async def waiting_quotes(driver: "asyncpg.Connection[Any]") -> Sequence[WaitingQuote]:
