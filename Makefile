@@ -28,6 +28,11 @@ bench-backtest: .venv/dev.stamp ## the backtest engine against numpy.sum, a hand
 	@UV_PROJECT_ENVIRONMENT=.venv-bench $(BIN)/uv sync -q --frozen --group bench || echo "the bench group can't be installed; the other engines are left out"
 	@PYTHON=.venv-bench/bin/python; [ -x $$PYTHON ] || PYTHON=$(BIN)/python; exec $$PYTHON -m loadtests.backtest_bench
 
+.PHONY: oracle-backtest
+oracle-backtest: .venv/dev.stamp ## the backtest engine beside nautilus_trader, in an environment of its own: fills, cash, profit to 0.01 cents
+	@UV_PROJECT_ENVIRONMENT=.venv-oracle $(BIN)/uv sync -q --frozen --group public-oracle
+	@.venv-oracle/bin/python -m pytest -n 0 tests/backtesting/test_public_oracle.py $(ARGS)
+
 .PHONY: bench-unary
 bench-unary: .venv/dev.stamp ## a unary call beside a bare gRPC echo and FastAPI; pages at 1M and 10M rows (CHECK=1 fails where an aim is missed)
 	@$(BIN)/uv sync -q --locked --inexact --group bench-web
