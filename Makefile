@@ -8,6 +8,9 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
+# Bytecode is kept whatever the caller's shell says: else each of the hundreds of processes of a test run compiles all that
+# it imports, which takes it longer than its work.
+unexport PYTHONDONTWRITEBYTECODE
 DATA ?= ../shared/data
 export ODDSTREAM_REAL_DATA ?= $(DATA)
 
@@ -18,8 +21,12 @@ run: .venv/run.stamp ## start everything: embedded services, pipeline, gRPC on 5
 	@exec $(BIN)/oddstream-server run
 
 .PHONY: test
-test: .venv/dev.stamp ## all tests but the long drills: parallel, random order, branch coverage gate
-	@$(BIN)/python -m pytest -n $(or $(JOBS),4) --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=80 $(ARGS)
+test: .venv/dev.stamp ## the test ladder: parallel, random order, branch coverage gate; without the reliability tests
+	@$(BIN)/python -m pytest -n $(or $(JOBS),4) --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=80 --ignore=tests/reliability $(ARGS)
+
+.PHONY: test-reliability
+test-reliability: .venv/dev.stamp ## the reliability tests in their short form: real processes, killed, stopped, cut off (the long ones: drill-...)
+	@$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist worksteal tests/reliability $(ARGS)
 
 ## Measure it
 
