@@ -85,7 +85,9 @@ class RunningFeed:
 
 async def take(subscription: SignalSubscription) -> SignalDelivery:
     async with asyncio.timeout(5):
-        return await subscription.next()
+        while (delivery := subscription.take()) is None:
+            await subscription.woken()
+        return delivery
 
 
 async def message(subscription: SignalSubscription) -> ReadMessage:

@@ -116,7 +116,8 @@ class Reader:
                     if isinstance(error, OutOfRange) and not self.f.log.hidden:
                         raise
                     continue
-            delivery = await self.subscription.next()
+            while (delivery := self.subscription.take()) is None:
+                await self.subscription.woken()
             self.messages.append(read_message(delivery.batch))
 
     def cut(self) -> None:

@@ -152,7 +152,9 @@ async def running_quotes(message_quotes: int = 500) -> AsyncIterator[RunningQuot
 
 async def take(subscription: QuoteSubscription) -> QuoteDelivery:
     async with asyncio.timeout(5):
-        return await subscription.next()
+        while (delivery := subscription.take()) is None:
+            await subscription.woken()
+        return delivery
 
 
 def shown(delivery: QuoteDelivery) -> tuple[dict[str, int], int, list[str]]:

@@ -117,18 +117,16 @@ class QuoteSubscription(OpenStream):
         """A market's quote as it is at the start."""
         self._changed.setdefault(market_id)
 
-    async def next(self) -> QuoteDelivery:
-        """The next message, as soon as there is one.
+    def take(self) -> QuoteDelivery | None:
+        """The next message; None where nothing is due until :meth:`woken`.
 
         :raises OddstreamError: the stream ended, after the closing message where there is one.
         """
-        while True:
-            delivery = self._closing_message() if self.ended else self._due()
-            if delivery is not None:
-                self._sent()
-                self._feed.observer.delivered("quotes", delivery.quotes)
-                return delivery
-            await self.wait()
+        delivery = self._closing_message() if self.ended else self._due()
+        if delivery is not None:
+            self._sent()
+            self._feed.observer.delivered("quotes", delivery.quotes)
+        return delivery
 
     def _due(self) -> QuoteDelivery | None:
         statuses = self._new_statuses()

@@ -78,7 +78,7 @@ class RunWatch(OpenStream):
             if self._heartbeat_due:
                 self._sent()
                 return RunDelivery(heartbeat=True)
-            await self.wait()
+            await self.woken()
 
     def _leave_feed(self) -> None:
         self._feed.leave(self)

@@ -43,9 +43,9 @@ class Closing:
 class OpenStream:
     """One open stream of a caller; the subscriptions to signals and to quotes are streams.
 
-    After :meth:`end` a subscription answers its ``next`` with the closing message, if there is one, and then raises the
-    error. Nothing but the client's own cancel stops a handler in the middle of a write, so an ended stream is taken out
-    of the feed at once and gets its status when the client has drained what was written.
+    After :meth:`end` a subscription gives the closing message, if there is one, and then raises the error. Nothing but
+    the client's own cancel stops a handler in the middle of a write, so an ended stream is taken out of the feed at
+    once and gets its status when the client has drained what was written.
     """
 
     def __init__(self, kind: StreamKind, principal: Principal, registry: "StreamRegistry", heartbeat_s: float) -> None:
@@ -75,16 +75,18 @@ class OpenStream:
 
     def wake(self) -> None:
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    async def wait(self) -> None:
-        """Until :meth:`wake`. Call it right after a look at what is due, with no await between."""
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
+        if waiter is not None:
             self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def woken(self) -> "asyncio.Future[None]":
+        """Done at :meth:`wake`. Ask right after a look at what is due, with no await between, and await it at once.
+
+        The bare future and not a coroutine around it: a signal wakes thousands of handlers in one turn of the loop.
+        """
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
 
     def end(self, error: OddstreamError, reason: EndReason, closing: Closing | None = None) -> None:
         """Take the stream out of the feed and let it end with ``error``, after ``closing`` where there is one."""

@@ -40,8 +40,11 @@ class SignalStreams:
         subscription = await self._feed.subscribe(signal_watch(request), require_principal())
         try:
             while True:
-                delivery = await subscription.next()
-                await context.write(signal_stream_message(delivery, subscription, self._now()))
+                delivery = subscription.take()
+                if delivery is None:
+                    await subscription.woken()
+                else:
+                    await context.write(signal_stream_message(delivery, subscription, self._now()))
         finally:
             subscription.close()
 
@@ -57,8 +60,11 @@ class QuoteStreams:
         subscription = await self._feed.subscribe(quote_watch(request), require_principal())
         try:
             while True:
-                delivery = await subscription.next()
-                await context.write(quote_stream_message(delivery, subscription, self._now()))
+                delivery = subscription.take()
+                if delivery is None:
+                    await subscription.woken()
+                else:
+                    await context.write(quote_stream_message(delivery, subscription, self._now()))
         finally:
             subscription.close()
 

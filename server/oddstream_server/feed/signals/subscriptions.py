@@ -84,18 +84,16 @@ class SignalSubscription(OpenStream):
         """Everything that matches up to here was handed to the handler."""
         return self._cursor
 
-    async def next(self) -> SignalDelivery:
-        """The next message, as soon as there is one.
+    def take(self) -> SignalDelivery | None:
+        """The next message; None where nothing is due until :meth:`woken`.
 
         :raises OddstreamError: the stream ended, after the closing message where there is one.
         """
-        while True:
-            delivery = self._closing_message() if self.ended else self._due()
-            if delivery is not None:
-                self._sent()
-                self._feed.observer.delivered("signals", delivery.events)
-                return delivery
-            await self.wait()
+        delivery = self._due() if self._ending is None else self._closing_message()
+        if delivery is not None:
+            self._sent()
+            self._feed.observer.delivered("signals", delivery.events)
+        return delivery
 
     def _due(self) -> SignalDelivery | None:
         group = self._group
