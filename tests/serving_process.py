@@ -19,7 +19,7 @@ from oddstream_server.embedded.layout import DataFolder
 from oddstream_server.observability.operations import State, WorkerClient
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 
 START_SECONDS = 30.0
 

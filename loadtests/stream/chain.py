@@ -40,7 +40,7 @@ from oddstream_server.settings import Settings
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.migrate import upgrade_async
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from oddstream_server.venues.simulated import SimulatedConfig
 from tests.emulator import polymarket_rows
 from tests.emulator.polymarket import PolymarketEmulator

@@ -39,7 +39,7 @@ from oddstream_server.embedded.layout import DataFolder
 from oddstream_server.embedded.postgres.cluster import PostgresAddress
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from tests.conftest import run_apart
 from tests.installation import free_port
 from tests.jobs.bench import MINUTE, ROWS, T0, gone, record

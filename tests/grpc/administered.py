@@ -27,7 +27,7 @@ from oddstream_server.storage.backtests.runs import RunRecords
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.markets.catalog import CatalogStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from oddstream_server.storage.track_record.executions import ExecutionStore
 from oddstream_server.storage.track_record.performance import TrackRecordStore
 from oddstream_server.strategies.registry import Registry

@@ -39,7 +39,7 @@ from oddstream_server.embedded.keys import Keyring
 from oddstream_server.interceptors.assembly import ChainSettings, build_chain
 from oddstream_server.interceptors.in_flight import InFlight
 from oddstream_server.storage.database import Database
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from oddstream_server.strategies.registry import Registry
 from oddstream_server.transport.administration.service import AdminService
 from oddstream_server.transport.contract import load_contract

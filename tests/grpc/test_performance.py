@@ -14,7 +14,7 @@ from oddstream_server.domain.market import MarketState, Settlement, SettlementSt
 from oddstream_server.domain.principal import Role, Scopes
 from oddstream_server.pipeline.grading import Grader
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from tests.grpc.running_server import bearer, failure_of
 from tests.grpc.stored_world import MARKET, SECOND, T0, StoredWorld
 from tests.grpc.test_executions import fill, report, trader

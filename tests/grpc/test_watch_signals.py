@@ -30,7 +30,7 @@ from oddstream_server.feed.streams import StreamLimits
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from oddstream_server.storage.tick_store.ticks import TickStore
 from oddstream_server.transport.converters.streams import QuoteWireCodec, SignalWireCodec
 from oddstream_server.transport.streams import QuoteStreams, SignalStreams

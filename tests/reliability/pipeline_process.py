@@ -16,7 +16,7 @@ from oddstream_server.pipeline.leader import Pipeline, PipelineSettings
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from oddstream_server.storage.tick_store.ticks import TickStore
 from oddstream_server.strategies.registry import ConfiguredStrategy, Registry
 from tests.strategies.worlds import World, a_world

@@ -13,7 +13,7 @@ from oddstream_server.pipeline.deciding.replay import load_journal, replayed_eve
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from oddstream_server.storage.tick_store.ticks import TickStore
 from tests.reliability.pipeline_process import strategies
 from tests.strategies.worlds import a_world, bodies

@@ -8,7 +8,7 @@ from oddstream_server.domain.market import Venue
 from oddstream_server.domain.quote import FeedState, FeedStatus
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 
 
 async def test_a_run_is_recorded_with_its_counts_and_its_error(

@@ -22,7 +22,7 @@ from oddstream_server.storage.database import Database
 from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.partitions import Partitions
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from oddstream_server.storage.tick_store.ticks import TickStore
 from oddstream_server.storage.track_record.executions import ExecutionStore
 from oddstream_server.storage.track_record.performance import TrackRecordStore

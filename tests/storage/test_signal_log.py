@@ -10,10 +10,10 @@ import pytest
 from oddstream_server.application.ports import Fenced, Lease, SignalFilter, SignalListFilter, StoredSignal
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.signal import DataOrigin, Grade, SignalEvent, SignalEventType, SignalState
-from oddstream_server.storage import signal_log
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals import appending
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from tests.storage.conftest import somebody_waits_for_a_lock
 
 
@@ -35,7 +35,7 @@ async def test_what_was_appended_while_the_head_was_waited_for_is_known(
     await pipeline.append_events(lease, [a])
     async with database.transaction() as transaction:
         withdrawn = replace(a, type=SignalEventType.WITHDRAWN, reason="OPERATOR")
-        first = await signal_log.append(transaction.driver, lease.epoch, [withdrawn, b])
+        first = await appending.append(transaction.driver, lease.epoch, [withdrawn, b])
         expired = replace(a, type=SignalEventType.EXPIRED)
         waiting = asyncio.create_task(pipeline.append_events(lease, [expired, b, samples.created("c")]))
         await somebody_waits_for_a_lock(database)
@@ -94,7 +94,7 @@ async def test_stale_epochs_are_refused_on_many_connections_in_random_order(
             epoch = order.choice([*epochs, epochs[-1] + 1])
             try:
                 async with database.transaction() as transaction:
-                    await signal_log.append(transaction.driver, epoch, [samples.created(f"{number}/{n}")])
+                    await appending.append(transaction.driver, epoch, [samples.created(f"{number}/{n}")])
             except Fenced:
                 refused.append(epoch)
             else:

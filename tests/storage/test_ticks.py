@@ -18,7 +18,7 @@ from oddstream_server.domain.quote import CandleInterval, Quote, SourceKind, Tic
 from oddstream_server.storage.backtests.archive import Archive
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from oddstream_server.storage.tick_store.ticks import TickStore
 from tests.storage.conftest import somebody_waits_for_a_lock
 

@@ -20,7 +20,7 @@ from oddstream_server.storage.connector import Connector
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from oddstream_server.storage.wake_ups import KINDS, WakeUps
 
 

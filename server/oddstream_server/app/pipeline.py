@@ -41,7 +41,7 @@ from oddstream_server.storage.administration.runs import PipelineRunStore
 from oddstream_server.storage.fitted import FittedStore
 from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from oddstream_server.storage.tick_store.ticks import TickStore
 from oddstream_server.strategies.registry import Registry
 from oddstream_server.venues.kalshi.adapter import KalshiAdapter

@@ -31,7 +31,7 @@ from oddstream_server.settings import Settings
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.migrate import current_revision, newest_revision, upgrade_async
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from oddstream_server.supervisor import WorkerGroup, progress_reporter
 from oddstream_server.transport.certificates import CertificateUnusable, read_certificate
 

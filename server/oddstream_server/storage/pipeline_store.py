@@ -22,16 +22,17 @@ from oddstream_server.application.ports import (
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.quote import FeedStatus, OrderBook, Quote, Trade
 from oddstream_server.domain.signal import SignalEvent
-from oddstream_server.storage import signal_log
 from oddstream_server.storage.administration.runs import new_run_id
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.partitions import EVENTS_A_PARTITION, Partitions, month_of
+from oddstream_server.storage.signals import appending
+from oddstream_server.storage.signals.signal_log import SignalLogStore, active_events
 from oddstream_server.storage.tables import feed_status, feed_status_changes, pipeline_runs, quarantine
 from oddstream_server.storage.tick_store import candles
 from oddstream_server.storage.tick_store.ticks import LIVE, TickStore, stored_among
 from oddstream_server.storage.track_record import outcomes
 from oddstream_server.storage.wake_ups import CHANNEL
-from oddstream_server.storage.writes import Write, write_together
+from oddstream_server.storage.writes import Write, document, write_together
 
 _LEADER_LOCK = 0x0DD5_0003
 """Class of the advisory locks that mark a connection as a leader's: (class, epoch)."""
@@ -86,7 +87,7 @@ class PostgresPipelineStore:
             assert row is not None
             await driver.execute(f"UPDATE ingest_lanes SET epoch = $1 WHERE lane = {LIVE}", row["epoch"])
             await driver.execute("UPDATE signal_log_head SET epoch = $1", row["epoch"])
-        await signal_log.SignalLogStore(self._database).mint_data_set_id()
+        await SignalLogStore(self._database).mint_data_set_id()
         return Lease(row["epoch"], row["holder"], row["expire_time"])
 
     async def renew_lease(self, lease: Lease, ttl_us: int, report: Mapping[str, Any] | None = None) -> Lease:
@@ -96,7 +97,7 @@ class PostgresPipelineStore:
                 "report = coalesce($3::jsonb, report) WHERE name = 'pipeline' AND epoch = $1 RETURNING expire_time",
                 lease.epoch,
                 ttl_us,
-                None if report is None else signal_log.document(report),
+                None if report is None else document(report),
             )
         if expire_time_us is None:
             raise Fenced
@@ -155,7 +156,7 @@ class PostgresPipelineStore:
                 watermarks[venue.value] = max(before, *(tick.receive_time_us for tick in of_venue))
             sequence = stored[-1].ingest_sequence if stored else lane["sequence"]
             decision = decide(stored)
-            writes += _moving_lane(decision.states, sequence, signal_log.document(watermarks))
+            writes += _moving_lane(decision.states, sequence, document(watermarks))
             # The rows that wait for the quotes of this batch's own signals aren't there yet.
             made = {event.signal.signal_id for event in decision.events}
             writes += outcomes.keeping([q for q in decision.next_quotes if q.signal_id not in made])
@@ -206,7 +207,7 @@ class PostgresPipelineStore:
         events: Sequence[SignalEvent],
         beside: Sequence[Write] = (),
     ) -> tuple[SignalEvent, ...]:
-        return await signal_log.append(driver, lease.epoch, events, self._events_a_partition, beside)
+        return await appending.append(driver, lease.epoch, events, self._events_a_partition, beside)
 
     # --- what is loaded at the start ---
 
@@ -233,7 +234,7 @@ class PostgresPipelineStore:
             )
 
     async def active_signals(self) -> Sequence[SignalEvent]:
-        return await self._database.read(signal_log.active_events)
+        return await self._database.read(active_events)
 
     async def waiting_quotes(self) -> Sequence[WaitingQuote]:
         return await self._database.read(lambda transaction: outcomes.waiting_quotes(transaction.driver))

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import asyncpg
+import orjson
 
 CACHEABLE_BYTES = 65_536
 """What a connection keeps prepared; joined statements are longer than the driver's usual 15 KiB."""
@@ -37,3 +38,8 @@ def _joined(statements: tuple[tuple[str, int], ...]) -> str:
         parts.append(f"w{number} AS ({statement.format(*(f'${n}' for n in range(first, first + count)))})")
         first += count
     return f"WITH {', '.join(parts)} SELECT"
+
+
+def document(value: object) -> str:
+    """JSON of plain values and dataclasses of them, as an argument of a statement."""
+    return orjson.dumps(value).decode()

@@ -17,9 +17,9 @@ from loadtests.stream.signals import made_event
 from oddstream_server.application.ports import Fenced, Lease
 from oddstream_server.domain.errors import OddstreamError
 from oddstream_server.domain.signal import SignalEvent
-from oddstream_server.storage import signal_log
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
+from oddstream_server.storage.signals import appending
 
 CONNECTIONS = 6
 LEASE_US = 60_000_000
@@ -117,12 +117,12 @@ def _now_us() -> int:
 
 
 def _unfenced() -> None:
-    append = signal_log.append
+    append = appending.append
 
     async def append_with_any_epoch(driver: Any, _epoch: int, *rest: Any) -> Any:
         return await append(driver, await driver.fetchval("SELECT epoch FROM signal_log_head"), *rest)
 
-    signal_log.append = append_with_any_epoch  # type: ignore[assignment]  # the same arguments, more loosely
+    appending.append = append_with_any_epoch  # type: ignore[assignment]  # the same arguments, more loosely
 
 
 async def main() -> None:

@@ -25,7 +25,7 @@ from oddstream_server.embedded.layout import DataFolder
 from oddstream_server.storage.connector import driver_dsn
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from tests.installation import free_port
 from tests.log_check import keep_logs
 

@@ -15,7 +15,7 @@ import oddstream
 from oddstream.errors import from_rpc_error
 from oddstream.v1 import signal_pb2, signal_service_pb2
 from oddstream_server.storage.keys import ApiKeyStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from tests.reliability.streams.processes import drill, stage
 from tests.reliability.streams.subscribers import Entry, Subscriber, complaints, read_log
 

@@ -12,7 +12,7 @@ from loadtests.stream.signals import made_event
 from oddstream.errors import from_rpc_error
 from oddstream.v1 import signal_pb2, signal_service_pb2
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from tests.reliability.streams.processes import Stage, stage
 from tests.reliability.streams.subscribers import Entry, complaints, read_log
 

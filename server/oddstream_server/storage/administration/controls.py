@@ -15,9 +15,10 @@ from oddstream_server.domain.errors import Aborted
 from oddstream_server.domain.halt import Halt, HaltScope, Reach
 from oddstream_server.domain.signal import SignalEvent, content_id
 from oddstream_server.domain.strategy import StrategySetting
-from oddstream_server.storage import signal_log
 from oddstream_server.storage.administration import audit_log
 from oddstream_server.storage.database import Database, Transaction
+from oddstream_server.storage.signals.appending import append
+from oddstream_server.storage.signals.signal_log import active_events
 from oddstream_server.storage.tick_store.ticks import LIVE
 
 
@@ -61,7 +62,7 @@ class SignalControls:
         # Sweeps append without the lane: until we commit, nothing that we see as open may end by another event.
         await audit_log.lock(self._driver)
         await self._driver.execute("SELECT 1 FROM signal_log_head FOR UPDATE")
-        return await signal_log.active_events(self._transaction)
+        return await active_events(self._transaction)
 
     async def opportunities_of(self, signal_ids: Sequence[str]) -> Mapping[str, str]:
         rows = await self._driver.fetch(
@@ -76,7 +77,7 @@ class SignalControls:
         # The lane is ours, and a new leader needs it before it raises the epoch: the epoch stands until we commit.
         epoch = await self._driver.fetchval("SELECT epoch FROM signal_log_head")
         try:
-            return await signal_log.append(self._driver, epoch, events)
+            return await append(self._driver, epoch, events)
         except Fenced:
             raise Aborted("the pipeline changed hands; try again", reason="CONCURRENT_CHANGE") from None
 

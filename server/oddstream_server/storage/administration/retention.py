@@ -18,7 +18,7 @@ from oddstream_server.storage.partitions import (
     partition_name,
     stored_months,
 )
-from oddstream_server.storage.signal_log import SignalLogStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 
 log = structlog.get_logger()
 

@@ -12,7 +12,7 @@ from oddstream_server.domain.market import Market, Venue
 from oddstream_server.domain.signal import Action, Signal
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.markets.documents import market_of, settlement_of
-from oddstream_server.storage.signal_log import signal_of
+from oddstream_server.storage.signals.signal_log import signal_of
 from oddstream_server.storage.tables import markets
 
 EXECUTIONS = (
