@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
+import coverage
 import pytest
 
 from oddstream_server.embedded.launch.binaries import postgres_programs, redis_program
@@ -44,6 +45,11 @@ _FAST = {
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(log_check, "log_check")
+    if hasattr(config, "workerinput"):
+        # Coverage began in this worker as in any subprocess, and pytest-cov began one more before it knew that this is
+        # a worker. Beside the one that it is about to start they would go on where `no_cover` pauses that one.
+        while (begun := coverage.Coverage.current()) is not None:
+            begun.stop()
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
