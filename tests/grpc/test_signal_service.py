@@ -43,7 +43,8 @@ async def test_a_signal_has_all_that_an_order_needs_and_its_evidence(stored: Sto
     assert found.lock_up.ToMicroseconds() == DAY
     assert found.create_time.ToMicroseconds() > T0
     assert found.data_origin == venue_pb2.DATA_ORIGIN_LIVE
-    assert found.disclaimer_code == "RISK_1"
+    assert found.disclaimer_code == answer.disclaimer.code == "RISK_3"
+    assert "can be lost whole" in answer.disclaimer.text
     assert [(e.name, e.value, e.unit) for e in found.evidence] == [
         ("mean_micros", 380_000, signal_pb2.EVIDENCE_UNIT_MICROS),
         ("count", 30, signal_pb2.EVIDENCE_UNIT_COUNT),

@@ -14,9 +14,8 @@ from oddstream_server.backtesting.figures import forecasts, returns
 from oddstream_server.backtesting.figures.forecasts import CalibrationBin
 from oddstream_server.backtesting.records.coverage import Coverage
 from oddstream_server.backtesting.shards import FillAssumption
-from oddstream_server.domain.backtest import DISCLAIMERS
+from oddstream_server.domain import disclosures
 from oddstream_server.domain.money import MICROS
-from oddstream_server.domain.signal import DISCLAIMER_CODE
 
 
 class PositionExit(IntEnum):
@@ -111,8 +110,8 @@ class BacktestResult:
     signal_count: int
     final_equity_micros: int
     trial_count: int
-    disclaimer_code: str = DISCLAIMER_CODE
-    disclaimer_text: str = DISCLAIMERS[DISCLAIMER_CODE]
+    disclaimer_code: str = disclosures.BACKTEST
+    disclaimer_text: str = disclosures.TEXTS[disclosures.BACKTEST]
 
 
 def summarize(outcome: Outcome, trial_count: int = 1) -> BacktestResult:

@@ -25,8 +25,8 @@ from oddstream_server.backtesting.records.coverage import NOTHING, Coverage, equ
 from oddstream_server.backtesting.records.universe import Universe
 from oddstream_server.backtesting.result import BacktestMetrics, MetricConventions, figures
 from oddstream_server.backtesting.shards import FillAssumption, ShardResult, merge, run_shard
+from oddstream_server.domain import disclosures
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument
-from oddstream_server.domain.signal import DISCLAIMER_CODE
 from oddstream_server.strategies.kernel import Kernel
 from oddstream_server.strategies.registry import ConfiguredStrategy
 
@@ -234,7 +234,7 @@ class SweepResult:
     trial_count: int
     conventions: MetricConventions
     coverage: Coverage
-    disclaimer_code: str = DISCLAIMER_CODE
+    disclaimer_code: str = disclosures.BACKTEST
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from oddstream_server.domain import disclosures
 from oddstream_server.domain.market import Venue
-from oddstream_server.domain.signal import DISCLAIMER_CODE
-
-DISCLAIMERS: Final = {
-    DISCLAIMER_CODE: (
-        "A backtest shows what rules would have earned on recorded data under stated assumptions. Past results need "
-        "not come again; the best of many trials is mostly luck; nothing here is advice."
-    )
-}
-"""The risk disclosures by code; a text is never changed under the same code."""
 
 
 class RunKind(StrEnum):
@@ -295,7 +287,7 @@ class BacktestResult:
     final_equity_micros: int
     trial_count: int = 0
     """Set when it is stored."""
-    disclaimer_code: str = DISCLAIMER_CODE
+    disclaimer_code: str = disclosures.BACKTEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +322,7 @@ class SweepResult:
     walk_forward: tuple[WalkForwardStep, ...] = ()
     walk_forward_profit_micros: int | None = None
     trial_count: int = 0
-    disclaimer_code: str = DISCLAIMER_CODE
+    disclaimer_code: str = disclosures.BACKTEST
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import Any, Final, Self
 
+from oddstream_server.domain import disclosures
 from oddstream_server.domain.market import Venue
 
-DISCLAIMER_CODE = "RISK_1"
 """Code of the text in ``docs``: a signal is information, not advice; past edges need not come again."""
 
 
@@ -171,7 +171,7 @@ class Signal:
     evidence: tuple[Evidence, ...]
     confidence_ppm: int | None = None
     supersedes_signal_id: str | None = None
-    disclaimer_code: str = DISCLAIMER_CODE
+    disclaimer_code: str = disclosures.SIGNAL
     signal_id: str = field(default="")
     """Set by :meth:`identified`."""
 

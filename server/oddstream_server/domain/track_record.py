@@ -11,13 +11,6 @@ from oddstream_server.domain.signal import Signal
 MINIMUM_GRADED: Final = 100
 """A confidence is told from so many graded signals on."""
 
-TRACK_RECORD_DISCLAIMER: Final = (
-    "RISK_2",
-    "A track record shows what one contract of each signal came to at stated prices, which nobody has to have got. "
-    "Past results need not come again; few signals prove little; nothing here is advice.",
-)
-"""Code and text of its risk disclosure; a text is never changed under the same code."""
-
 _HOUR_US: Final = 3_600_000_000
 
 

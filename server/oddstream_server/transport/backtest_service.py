@@ -11,12 +11,14 @@ from oddstream_server.application.backtests import Backtests, CheckedSpec
 from oddstream_server.application.calls.mutations import Mutation, Mutations
 from oddstream_server.application.calls.request import require_principal
 from oddstream_server.application.ports import Clock
+from oddstream_server.domain import disclosures
 from oddstream_server.domain.backtest import BacktestResult, Run, RunKind, SweepResult
 from oddstream_server.domain.principal import Principal
 from oddstream_server.feed.runs import RunDelivery, RunFeed, RunWatch
 from oddstream_server.transport.administration.answers import Answers
 from oddstream_server.transport.converters import backtest_results as as_result
 from oddstream_server.transport.converters import backtests as as_run
+from oddstream_server.transport.converters.disclosures import disclaimer
 from oddstream_server.transport.converters.streams import add_signs_of_life
 from oddstream_server.transport.converters.values import stamp
 from oddstream_server.transport.tokens import next_page_token, page_request
@@ -81,7 +83,7 @@ class BacktestService(backtest_service_pb2_grpc.BacktestServiceServicer):
         return pb.ListBacktestTradesResponse(
             trades=map(as_result.trade_message, found.items),
             next_page_token=next_page_token(request, found.next_key),
-            disclaimer=as_run.disclaimer(),
+            disclaimer=disclaimer(disclosures.BACKTEST),
         )
 
     async def GetEquityCurve(self, request: pb.GetEquityCurveRequest, context: Context) -> pb.GetEquityCurveResponse:
@@ -91,7 +93,7 @@ class BacktestService(backtest_service_pb2_grpc.BacktestServiceServicer):
         return pb.GetEquityCurveResponse(
             points=map(as_result.point_message, curve.points),
             total_point_count=curve.total_point_count,
-            disclaimer=as_run.disclaimer(),
+            disclaimer=disclaimer(disclosures.BACKTEST),
         )
 
     async def CreateSweep(self, request: pb.CreateSweepRequest, context: Context) -> pb.CreateSweepResponse:

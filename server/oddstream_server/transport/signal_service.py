@@ -12,6 +12,7 @@ from oddstream_server.application.executions import Executions
 from oddstream_server.application.performance import Performance, RecordQuestion
 from oddstream_server.application.signals import Signals, StrategyFilter
 from oddstream_server.transport.administration.answers import Answers
+from oddstream_server.transport.converters.disclosures import disclaimer
 from oddstream_server.transport.converters.executions import (
     execution_filter,
     execution_message,
@@ -64,7 +65,9 @@ class SignalService(signal_service_pb2_grpc.SignalServiceServicer):
         stored = await self._signals.get_signal(request.signal_id)
         full = request.view != signal_pb2.SIGNAL_VIEW_BASIC
         return signal_service_pb2.GetSignalResponse(
-            signal=stored_signal_message(stored, full=full), sequence=stored.sequence
+            signal=stored_signal_message(stored, full=full),
+            sequence=stored.sequence,
+            disclaimer=disclaimer(stored.signal.disclaimer_code),
         )
 
     async def ListStrategies(

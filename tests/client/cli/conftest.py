@@ -15,6 +15,7 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from oddstream.v1 import (
+    disclaimer_pb2,
     event_pb2,
     market_service_pb2,
     market_service_pb2_grpc,
@@ -126,7 +127,8 @@ class ScriptedServer(signal_service_pb2_grpc.SignalServiceServicer, market_servi
             refuse(context, grpc.StatusCode.NOT_FOUND, "SIGNAL_NOT_FOUND", "no signal has this id")
         signal = a_signal(1)
         signal.evidence.extend(evidence())
-        return signal_service_pb2.GetSignalResponse(signal=signal, sequence=12)
+        told = disclaimer_pb2.Disclaimer(code=signal.disclaimer_code, text="What is staked can be lost whole.")
+        return signal_service_pb2.GetSignalResponse(signal=signal, sequence=12, disclaimer=told)
 
     def ListStrategies(self, request, context):
         strategy = strategy_pb2.Strategy(strategy_id="arb.event_sum", kind="arb.event_sum", kind_version=1)

@@ -125,7 +125,7 @@ def a_signal(n=0, *, legs=None, simulated=False, at_us=NOW_US - 3_000_000, lives
         net_edge_micros=12_500,
         fair_value_micros=462_500,
         data_origin=venue_pb2.DATA_ORIGIN_SIMULATED if simulated else venue_pb2.DATA_ORIGIN_LIVE,
-        disclaimer_code="RISK_1",
+        disclaimer_code="RISK_3",
     )
     made.trigger_time.FromMicroseconds(at_us - 40_000)
     made.create_time.FromMicroseconds(at_us)

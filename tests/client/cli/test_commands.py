@@ -60,6 +60,7 @@ def test_a_signal_is_shown_with_the_verdict_of_its_recomputation(run):
     page = run("signals", "show", sig(1), "-o", "table")
     assert "computed again: equal" in page.stdout
     assert "Will the Lakers win? (kalshi:NBA)" in page.stdout
+    assert "What is staked can be lost whole. [RISK_3]" in page.stdout
 
 
 def test_signals_are_listed_with_their_filters(run, script):

@@ -8,7 +8,7 @@ from oddstream.cli import json_lines
 from oddstream.cli.views.markets import fee_in_force
 from oddstream.fees import FeeStep, taker_fee_micros, taker_fee_working
 from oddstream.recompute import CannotRecompute, Recomputed, recompute, strength_ppm
-from oddstream.v1 import fee_schedule_pb2, market_pb2, market_service_pb2, signal_pb2
+from oddstream.v1 import disclaimer_pb2, fee_schedule_pb2, market_pb2, market_service_pb2, signal_pb2
 
 MICROS = 1_000_000
 
@@ -82,6 +82,7 @@ class SignalCheck:
     recomputed: Recomputed | None
     words: str
     legs: tuple[LegCheck, ...]
+    disclaimer: disclaimer_pb2.Disclaimer
 
     @property
     def equal(self) -> bool | None:
@@ -95,7 +96,7 @@ def check(answer: Any, legs: Sequence[LegCheck]) -> SignalCheck:
         recomputed = recompute(answer.signal)
     except CannotRecompute as reason:
         words = str(reason)
-    return SignalCheck(answer.signal, answer.sequence, recomputed, words, tuple(legs))
+    return SignalCheck(answer.signal, answer.sequence, recomputed, words, tuple(legs), answer.disclaimer)
 
 
 def as_json(checked: SignalCheck) -> dict[str, Any]:

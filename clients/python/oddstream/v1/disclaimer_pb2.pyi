@@ -18,7 +18,7 @@ DESCRIPTOR: descriptor.FileDescriptor
 
 @typing.final
 class Disclaimer(message.Message):
-    """Disclaimer is the risk disclosure that goes with every result of a backtest, a sweep or a track record."""
+    """Disclaimer is the risk disclosure that goes with every signal, track record and result of a backtest or a sweep."""
 
     DESCRIPTOR: descriptor.Descriptor
 

@@ -607,7 +607,7 @@ class Signal(message.Message):
     input_digest: builtins.str
     """It is the SHA-256 of the normalised rows that it was computed from, in lower-case hex."""
     disclaimer_code: builtins.str
-    """It is the code of the risk disclosure that goes with it, for example "RISK_1"."""
+    """It is the code of the risk disclosure that goes with it, for example "RISK_3"; GetSignal has its text."""
     @builtins.property
     def legs(self) -> containers.RepeatedCompositeFieldContainer[SignalLeg]:
         """They are the orders that would use the opportunity."""

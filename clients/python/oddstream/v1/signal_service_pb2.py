@@ -25,6 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from oddstream.v1 import access_pb2 as oddstream_dot_v1_dot_access__pb2
+from oddstream.v1 import disclaimer_pb2 as oddstream_dot_v1_dot_disclaimer__pb2
 from oddstream.v1 import execution_pb2 as oddstream_dot_v1_dot_execution__pb2
 from oddstream.v1 import feed_status_pb2 as oddstream_dot_v1_dot_feed__status__pb2
 from oddstream.v1 import signal_pb2 as oddstream_dot_v1_dot_signal__pb2
@@ -34,7 +35,7 @@ from oddstream.v1 import time_range_pb2 as oddstream_dot_v1_dot_time__range__pb2
 from oddstream.v1 import venue_pb2 as oddstream_dot_v1_dot_venue__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!oddstream/v1/signal_service.proto\x12\x0coddstream.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19oddstream/v1/access.proto\x1a\x1coddstream/v1/execution.proto\x1a\x1eoddstream/v1/feed_status.proto\x1a\x19oddstream/v1/signal.proto\x1a\x1boddstream/v1/strategy.proto\x1a\x19oddstream/v1/stream.proto\x1a\x1doddstream/v1/time_range.proto\x1a\x18oddstream/v1/venue.proto\"\xb6\x01\n\x13SignalHistoryFilter\x12\x31\n\x06states\x18\x01 \x03(\x0e\x32\x19.oddstream.v1.SignalStateR\x06states\x12\'\n\x0fopportunity_ids\x18\x02 \x03(\tR\x0eopportunityIds\x12\x43\n\x11\x63reate_time_range\x18\x03 \x01(\x0b\x32\x17.oddstream.v1.TimeRangeR\x0f\x63reateTimeRange\"\xc3\x02\n\x12ListSignalsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12\x32\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.oddstream.v1.SignalFilterR\x06\x66ilter\x12;\n\x07history\x18\x04 \x01(\x0b\x32!.oddstream.v1.SignalHistoryFilterR\x07history\x12,\n\x04view\x18\x05 \x01(\x0e\x32\x18.oddstream.v1.SignalViewR\x04view\x12+\n\x11include_simulated\x18\x06 \x01(\x08R\x10includeSimulated\x12%\n\x0einclude_replay\x18\x07 \x01(\x08R\rincludeReplay\"\xb3\x01\n\x13ListSignalsResponse\x12.\n\x07signals\x18\x01 \x03(\x0b\x32\x14.oddstream.v1.SignalR\x07signals\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12$\n\x0e\x61s_of_sequence\x18\x03 \x01(\x03R\x0c\x61sOfSequence\x12\x1e\n\x0b\x64\x61ta_set_id\x18\x04 \x01(\tR\tdataSetId\"]\n\x10GetSignalRequest\x12\x1b\n\tsignal_id\x18\x01 \x01(\tR\x08signalId\x12,\n\x04view\x18\x02 \x01(\x0e\x32\x18.oddstream.v1.SignalViewR\x04view\"]\n\x11GetSignalResponse\x12,\n\x06signal\x18\x01 \x01(\x0b\x32\x14.oddstream.v1.SignalR\x06signal\x12\x1a\n\x08sequence\x18\x02 \x01(\x03R\x08sequence\"Q\n\x0eStrategyFilter\x12\x14\n\x05kinds\x18\x01 \x03(\tR\x05kinds\x12\x1d\n\x07\x65nabled\x18\x02 \x01(\x08H\x00R\x07\x65nabled\x88\x01\x01\x42\n\n\x08_enabled\"\x89\x01\n\x15ListStrategiesRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12\x34\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1c.oddstream.v1.StrategyFilterR\x06\x66ilter\"x\n\x16ListStrategiesResponse\x12\x36\n\nstrategies\x18\x01 \x03(\x0b\x32\x16.oddstream.v1.StrategyR\nstrategies\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"5\n\x12GetStrategyRequest\x12\x1f\n\x0bstrategy_id\x18\x01 \x01(\tR\nstrategyId\"I\n\x13GetStrategyResponse\x12\x32\n\x08strategy\x18\x01 \x01(\x0b\x32\x16.oddstream.v1.StrategyR\x08strategy\"\xb2\x01\n\x1dGetStrategyPerformanceRequest\x12\x1f\n\x0bstrategy_id\x18\x01 \x01(\tR\nstrategyId\x12!\n\x0ckind_version\x18\x02 \x01(\x05R\x0bkindVersion\x12/\n\x06period\x18\x03 \x01(\x0b\x32\x17.oddstream.v1.TimeRangeR\x06period\x12\x1c\n\tsimulated\x18\x04 \x01(\x08R\tsimulated\"e\n\x1eGetStrategyPerformanceResponse\x12\x43\n\x0bperformance\x18\x01 \x01(\x0b\x32!.oddstream.v1.StrategyPerformanceR\x0bperformance\"b\n\x17ReportExecutionsRequest\x12(\n\x05\x66ills\x18\x01 \x03(\x0b\x32\x12.oddstream.v1.FillR\x05\x66ills\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\"u\n\x11ReportedExecution\x12\x35\n\texecution\x18\x01 \x01(\x0b\x32\x17.oddstream.v1.ExecutionR\texecution\x12)\n\x10\x61lready_reported\x18\x02 \x01(\x08R\x0f\x61lreadyReported\"U\n\x18ReportExecutionsResponse\x12\x39\n\x07results\x18\x01 \x03(\x0b\x32\x1f.oddstream.v1.ReportedExecutionR\x07results\"\xfa\x01\n\x0f\x45xecutionFilter\x12+\n\x06venues\x18\x01 \x03(\x0e\x32\x13.oddstream.v1.VenueR\x06venues\x12\x1d\n\nmarket_ids\x18\x02 \x03(\tR\tmarketIds\x12\x1d\n\nsignal_ids\x18\x03 \x03(\tR\tsignalIds\x12!\n\x0cstrategy_ids\x18\x04 \x03(\tR\x0bstrategyIds\x12\x41\n\x10venue_time_range\x18\x05 \x01(\x0b\x32\x17.oddstream.v1.TimeRangeR\x0evenueTimeRange\x12\x16\n\x06owners\x18\x06 \x03(\tR\x06owners\"\x8a\x01\n\x15ListExecutionsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12\x35\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1d.oddstream.v1.ExecutionFilterR\x06\x66ilter\"y\n\x16ListExecutionsResponse\x12\x37\n\nexecutions\x18\x01 \x03(\x0b\x32\x17.oddstream.v1.ExecutionR\nexecutions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"I\n\x0bLogPosition\x12\x1e\n\x0b\x64\x61ta_set_id\x18\x01 \x01(\tR\tdataSetId\x12\x1a\n\x08sequence\x18\x02 \x01(\x03R\x08sequence\"\n\n\x08StartNow\"\x11\n\x0fStartWithActive\"\xad\x02\n\x11WatchSignalsStart\x12#\n\x0cresume_token\x18\x01 \x01(\tH\x00R\x0bresumeToken\x12\x37\n\x08position\x18\x02 \x01(\x0b\x32\x19.oddstream.v1.LogPositionH\x00R\x08position\x12;\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\tstartTime\x12*\n\x03now\x18\x04 \x01(\x0b\x32\x16.oddstream.v1.StartNowH\x00R\x03now\x12H\n\x0f\x61\x63tive_snapshot\x18\x05 \x01(\x0b\x32\x1d.oddstream.v1.StartWithActiveH\x00R\x0e\x61\x63tiveSnapshotB\x07\n\x05point\"\xef\x02\n\x13WatchSignalsRequest\x12\x32\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1a.oddstream.v1.SignalFilterR\x06\x66ilter\x12\x35\n\x05start\x18\x02 \x01(\x0b\x32\x1f.oddstream.v1.WatchSignalsStartR\x05start\x12!\n\x0cskip_expired\x18\x03 \x01(\x08R\x0bskipExpired\x12+\n\x11include_simulated\x18\x04 \x01(\x08R\x10includeSimulated\x12%\n\x0einclude_replay\x18\x05 \x01(\x08R\rincludeReplay\x12,\n\x04view\x18\x06 \x01(\x0e\x32\x18.oddstream.v1.SignalViewR\x04view\x12H\n\x12heartbeat_interval\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\"\xb3\x02\n\x12SignalWatchStarted\x12\x1e\n\x0b\x64\x61ta_set_id\x18\x01 \x01(\tR\tdataSetId\x12%\n\x0estart_sequence\x18\x02 \x01(\x03R\rstartSequence\x12\'\n\x0foldest_sequence\x18\x03 \x01(\x03R\x0eoldestSequence\x12,\n\x04view\x18\x04 \x01(\x0e\x32\x18.oddstream.v1.SignalViewR\x04view\x12H\n\x12heartbeat_interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\x12\x35\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\",\n\x0eSignalCaughtUp\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\"R\n\x0eSignalSnapshot\x12$\n\x0e\x61s_of_sequence\x18\x01 \x01(\x03R\x0c\x61sOfSequence\x12\x1a\n\x08\x63omplete\x18\x02 \x01(\x08R\x08\x63omplete\"\x80\x05\n\x14WatchSignalsResponse\x12\x31\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.oddstream.v1.SignalEventR\x06\x65vents\x12%\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03R\rafterSequence\x12)\n\x10through_sequence\x18\x03 \x01(\x03R\x0fthroughSequence\x12#\n\rhead_sequence\x18\x04 \x01(\x03R\x0cheadSequence\x12\x37\n\tsend_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08sendTime\x12!\n\x0cresume_token\x18\x06 \x01(\tR\x0bresumeToken\x12:\n\x07started\x18\x07 \x01(\x0b\x32 .oddstream.v1.SignalWatchStartedR\x07started\x12\x39\n\tcaught_up\x18\x08 \x01(\x0b\x32\x1c.oddstream.v1.SignalCaughtUpR\x08\x63\x61ughtUp\x12;\n\theartbeat\x18\t \x01(\x0b\x32\x1d.oddstream.v1.StreamHeartbeatR\theartbeat\x12=\n\rfeed_statuses\x18\n \x03(\x0b\x32\x18.oddstream.v1.FeedStatusR\x0c\x66\x65\x65\x64Statuses\x12\x35\n\x07\x63losing\x18\x0b \x01(\x0b\x32\x1b.oddstream.v1.StreamClosingR\x07\x63losing\x12\x38\n\x08snapshot\x18\x0c \x01(\x0b\x32\x1c.oddstream.v1.SignalSnapshotR\x08snapshot2\xdd\x07\n\rSignalService\x12m\n\x0bListSignals\x12 .oddstream.v1.ListSignalsRequest\x1a!.oddstream.v1.ListSignalsResponse\"\x19\x90\x02\x01\xaa\xd4\x18\x12\n\x0csignals.list\x10\x01\x18\x05\x12\x66\n\tGetSignal\x12\x1e.oddstream.v1.GetSignalRequest\x1a\x1f.oddstream.v1.GetSignalResponse\"\x18\x90\x02\x01\xaa\xd4\x18\x11\n\x0bsignals.get\x10\x01\x18\x01\x12y\n\x0eListStrategies\x12#.oddstream.v1.ListStrategiesRequest\x1a$.oddstream.v1.ListStrategiesResponse\"\x1c\x90\x02\x01\xaa\xd4\x18\x15\n\x0fstrategies.list\x10\x01\x18\x05\x12o\n\x0bGetStrategy\x12 .oddstream.v1.GetStrategyRequest\x1a!.oddstream.v1.GetStrategyResponse\"\x1b\x90\x02\x01\xaa\xd4\x18\x14\n\x0estrategies.get\x10\x01\x18\x01\x12\x94\x01\n\x16GetStrategyPerformance\x12+.oddstream.v1.GetStrategyPerformanceRequest\x1a,.oddstream.v1.GetStrategyPerformanceResponse\"\x1f\x90\x02\x01\xaa\xd4\x18\x18\n\x12strategies.measure\x10\x01\x18\x14\x12\x81\x01\n\x10ReportExecutions\x12%.oddstream.v1.ReportExecutionsRequest\x1a&.oddstream.v1.ReportExecutionsResponse\"\x1e\x90\x02\x02\xaa\xd4\x18\x17\n\x11\x65xecutions.report\x10\x03\x18\x05\x12y\n\x0eListExecutions\x12#.oddstream.v1.ListExecutionsRequest\x1a$.oddstream.v1.ListExecutionsResponse\"\x1c\x90\x02\x01\xaa\xd4\x18\x15\n\x0f\x65xecutions.list\x10\x03\x18\x05\x12s\n\x0cWatchSignals\x12!.oddstream.v1.WatchSignalsRequest\x1a\".oddstream.v1.WatchSignalsResponse\"\x1a\x90\x02\x01\xaa\xd4\x18\x13\n\rsignals.watch\x10\x01\x18\n0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!oddstream/v1/signal_service.proto\x12\x0coddstream.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19oddstream/v1/access.proto\x1a\x1doddstream/v1/disclaimer.proto\x1a\x1coddstream/v1/execution.proto\x1a\x1eoddstream/v1/feed_status.proto\x1a\x19oddstream/v1/signal.proto\x1a\x1boddstream/v1/strategy.proto\x1a\x19oddstream/v1/stream.proto\x1a\x1doddstream/v1/time_range.proto\x1a\x18oddstream/v1/venue.proto\"\xb6\x01\n\x13SignalHistoryFilter\x12\x31\n\x06states\x18\x01 \x03(\x0e\x32\x19.oddstream.v1.SignalStateR\x06states\x12\'\n\x0fopportunity_ids\x18\x02 \x03(\tR\x0eopportunityIds\x12\x43\n\x11\x63reate_time_range\x18\x03 \x01(\x0b\x32\x17.oddstream.v1.TimeRangeR\x0f\x63reateTimeRange\"\xc3\x02\n\x12ListSignalsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12\x32\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.oddstream.v1.SignalFilterR\x06\x66ilter\x12;\n\x07history\x18\x04 \x01(\x0b\x32!.oddstream.v1.SignalHistoryFilterR\x07history\x12,\n\x04view\x18\x05 \x01(\x0e\x32\x18.oddstream.v1.SignalViewR\x04view\x12+\n\x11include_simulated\x18\x06 \x01(\x08R\x10includeSimulated\x12%\n\x0einclude_replay\x18\x07 \x01(\x08R\rincludeReplay\"\xb3\x01\n\x13ListSignalsResponse\x12.\n\x07signals\x18\x01 \x03(\x0b\x32\x14.oddstream.v1.SignalR\x07signals\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12$\n\x0e\x61s_of_sequence\x18\x03 \x01(\x03R\x0c\x61sOfSequence\x12\x1e\n\x0b\x64\x61ta_set_id\x18\x04 \x01(\tR\tdataSetId\"]\n\x10GetSignalRequest\x12\x1b\n\tsignal_id\x18\x01 \x01(\tR\x08signalId\x12,\n\x04view\x18\x02 \x01(\x0e\x32\x18.oddstream.v1.SignalViewR\x04view\"\x97\x01\n\x11GetSignalResponse\x12,\n\x06signal\x18\x01 \x01(\x0b\x32\x14.oddstream.v1.SignalR\x06signal\x12\x1a\n\x08sequence\x18\x02 \x01(\x03R\x08sequence\x12\x38\n\ndisclaimer\x18\x03 \x01(\x0b\x32\x18.oddstream.v1.DisclaimerR\ndisclaimer\"Q\n\x0eStrategyFilter\x12\x14\n\x05kinds\x18\x01 \x03(\tR\x05kinds\x12\x1d\n\x07\x65nabled\x18\x02 \x01(\x08H\x00R\x07\x65nabled\x88\x01\x01\x42\n\n\x08_enabled\"\x89\x01\n\x15ListStrategiesRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12\x34\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1c.oddstream.v1.StrategyFilterR\x06\x66ilter\"x\n\x16ListStrategiesResponse\x12\x36\n\nstrategies\x18\x01 \x03(\x0b\x32\x16.oddstream.v1.StrategyR\nstrategies\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"5\n\x12GetStrategyRequest\x12\x1f\n\x0bstrategy_id\x18\x01 \x01(\tR\nstrategyId\"I\n\x13GetStrategyResponse\x12\x32\n\x08strategy\x18\x01 \x01(\x0b\x32\x16.oddstream.v1.StrategyR\x08strategy\"\xb2\x01\n\x1dGetStrategyPerformanceRequest\x12\x1f\n\x0bstrategy_id\x18\x01 \x01(\tR\nstrategyId\x12!\n\x0ckind_version\x18\x02 \x01(\x05R\x0bkindVersion\x12/\n\x06period\x18\x03 \x01(\x0b\x32\x17.oddstream.v1.TimeRangeR\x06period\x12\x1c\n\tsimulated\x18\x04 \x01(\x08R\tsimulated\"e\n\x1eGetStrategyPerformanceResponse\x12\x43\n\x0bperformance\x18\x01 \x01(\x0b\x32!.oddstream.v1.StrategyPerformanceR\x0bperformance\"b\n\x17ReportExecutionsRequest\x12(\n\x05\x66ills\x18\x01 \x03(\x0b\x32\x12.oddstream.v1.FillR\x05\x66ills\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\"u\n\x11ReportedExecution\x12\x35\n\texecution\x18\x01 \x01(\x0b\x32\x17.oddstream.v1.ExecutionR\texecution\x12)\n\x10\x61lready_reported\x18\x02 \x01(\x08R\x0f\x61lreadyReported\"U\n\x18ReportExecutionsResponse\x12\x39\n\x07results\x18\x01 \x03(\x0b\x32\x1f.oddstream.v1.ReportedExecutionR\x07results\"\xfa\x01\n\x0f\x45xecutionFilter\x12+\n\x06venues\x18\x01 \x03(\x0e\x32\x13.oddstream.v1.VenueR\x06venues\x12\x1d\n\nmarket_ids\x18\x02 \x03(\tR\tmarketIds\x12\x1d\n\nsignal_ids\x18\x03 \x03(\tR\tsignalIds\x12!\n\x0cstrategy_ids\x18\x04 \x03(\tR\x0bstrategyIds\x12\x41\n\x10venue_time_range\x18\x05 \x01(\x0b\x32\x17.oddstream.v1.TimeRangeR\x0evenueTimeRange\x12\x16\n\x06owners\x18\x06 \x03(\tR\x06owners\"\x8a\x01\n\x15ListExecutionsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12\x35\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1d.oddstream.v1.ExecutionFilterR\x06\x66ilter\"y\n\x16ListExecutionsResponse\x12\x37\n\nexecutions\x18\x01 \x03(\x0b\x32\x17.oddstream.v1.ExecutionR\nexecutions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"I\n\x0bLogPosition\x12\x1e\n\x0b\x64\x61ta_set_id\x18\x01 \x01(\tR\tdataSetId\x12\x1a\n\x08sequence\x18\x02 \x01(\x03R\x08sequence\"\n\n\x08StartNow\"\x11\n\x0fStartWithActive\"\xad\x02\n\x11WatchSignalsStart\x12#\n\x0cresume_token\x18\x01 \x01(\tH\x00R\x0bresumeToken\x12\x37\n\x08position\x18\x02 \x01(\x0b\x32\x19.oddstream.v1.LogPositionH\x00R\x08position\x12;\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\tstartTime\x12*\n\x03now\x18\x04 \x01(\x0b\x32\x16.oddstream.v1.StartNowH\x00R\x03now\x12H\n\x0f\x61\x63tive_snapshot\x18\x05 \x01(\x0b\x32\x1d.oddstream.v1.StartWithActiveH\x00R\x0e\x61\x63tiveSnapshotB\x07\n\x05point\"\xef\x02\n\x13WatchSignalsRequest\x12\x32\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1a.oddstream.v1.SignalFilterR\x06\x66ilter\x12\x35\n\x05start\x18\x02 \x01(\x0b\x32\x1f.oddstream.v1.WatchSignalsStartR\x05start\x12!\n\x0cskip_expired\x18\x03 \x01(\x08R\x0bskipExpired\x12+\n\x11include_simulated\x18\x04 \x01(\x08R\x10includeSimulated\x12%\n\x0einclude_replay\x18\x05 \x01(\x08R\rincludeReplay\x12,\n\x04view\x18\x06 \x01(\x0e\x32\x18.oddstream.v1.SignalViewR\x04view\x12H\n\x12heartbeat_interval\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\"\xb3\x02\n\x12SignalWatchStarted\x12\x1e\n\x0b\x64\x61ta_set_id\x18\x01 \x01(\tR\tdataSetId\x12%\n\x0estart_sequence\x18\x02 \x01(\x03R\rstartSequence\x12\'\n\x0foldest_sequence\x18\x03 \x01(\x03R\x0eoldestSequence\x12,\n\x04view\x18\x04 \x01(\x0e\x32\x18.oddstream.v1.SignalViewR\x04view\x12H\n\x12heartbeat_interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\x12\x35\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\",\n\x0eSignalCaughtUp\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\"R\n\x0eSignalSnapshot\x12$\n\x0e\x61s_of_sequence\x18\x01 \x01(\x03R\x0c\x61sOfSequence\x12\x1a\n\x08\x63omplete\x18\x02 \x01(\x08R\x08\x63omplete\"\x80\x05\n\x14WatchSignalsResponse\x12\x31\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.oddstream.v1.SignalEventR\x06\x65vents\x12%\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03R\rafterSequence\x12)\n\x10through_sequence\x18\x03 \x01(\x03R\x0fthroughSequence\x12#\n\rhead_sequence\x18\x04 \x01(\x03R\x0cheadSequence\x12\x37\n\tsend_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08sendTime\x12!\n\x0cresume_token\x18\x06 \x01(\tR\x0bresumeToken\x12:\n\x07started\x18\x07 \x01(\x0b\x32 .oddstream.v1.SignalWatchStartedR\x07started\x12\x39\n\tcaught_up\x18\x08 \x01(\x0b\x32\x1c.oddstream.v1.SignalCaughtUpR\x08\x63\x61ughtUp\x12;\n\theartbeat\x18\t \x01(\x0b\x32\x1d.oddstream.v1.StreamHeartbeatR\theartbeat\x12=\n\rfeed_statuses\x18\n \x03(\x0b\x32\x18.oddstream.v1.FeedStatusR\x0c\x66\x65\x65\x64Statuses\x12\x35\n\x07\x63losing\x18\x0b \x01(\x0b\x32\x1b.oddstream.v1.StreamClosingR\x07\x63losing\x12\x38\n\x08snapshot\x18\x0c \x01(\x0b\x32\x1c.oddstream.v1.SignalSnapshotR\x08snapshot2\xdd\x07\n\rSignalService\x12m\n\x0bListSignals\x12 .oddstream.v1.ListSignalsRequest\x1a!.oddstream.v1.ListSignalsResponse\"\x19\x90\x02\x01\xaa\xd4\x18\x12\n\x0csignals.list\x10\x01\x18\x05\x12\x66\n\tGetSignal\x12\x1e.oddstream.v1.GetSignalRequest\x1a\x1f.oddstream.v1.GetSignalResponse\"\x18\x90\x02\x01\xaa\xd4\x18\x11\n\x0bsignals.get\x10\x01\x18\x01\x12y\n\x0eListStrategies\x12#.oddstream.v1.ListStrategiesRequest\x1a$.oddstream.v1.ListStrategiesResponse\"\x1c\x90\x02\x01\xaa\xd4\x18\x15\n\x0fstrategies.list\x10\x01\x18\x05\x12o\n\x0bGetStrategy\x12 .oddstream.v1.GetStrategyRequest\x1a!.oddstream.v1.GetStrategyResponse\"\x1b\x90\x02\x01\xaa\xd4\x18\x14\n\x0estrategies.get\x10\x01\x18\x01\x12\x94\x01\n\x16GetStrategyPerformance\x12+.oddstream.v1.GetStrategyPerformanceRequest\x1a,.oddstream.v1.GetStrategyPerformanceResponse\"\x1f\x90\x02\x01\xaa\xd4\x18\x18\n\x12strategies.measure\x10\x01\x18\x14\x12\x81\x01\n\x10ReportExecutions\x12%.oddstream.v1.ReportExecutionsRequest\x1a&.oddstream.v1.ReportExecutionsResponse\"\x1e\x90\x02\x02\xaa\xd4\x18\x17\n\x11\x65xecutions.report\x10\x03\x18\x05\x12y\n\x0eListExecutions\x12#.oddstream.v1.ListExecutionsRequest\x1a$.oddstream.v1.ListExecutionsResponse\"\x1c\x90\x02\x01\xaa\xd4\x18\x15\n\x0f\x65xecutions.list\x10\x03\x18\x05\x12s\n\x0cWatchSignals\x12!.oddstream.v1.WatchSignalsRequest\x1a\".oddstream.v1.WatchSignalsResponse\"\x1a\x90\x02\x01\xaa\xd4\x18\x13\n\rsignals.watch\x10\x01\x18\n0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,60 +58,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNALSERVICE'].methods_by_name['ListExecutions']._serialized_options = b'\220\002\001\252\324\030\025\n\017executions.list\020\003\030\005'
   _globals['_SIGNALSERVICE'].methods_by_name['WatchSignals']._loaded_options = None
   _globals['_SIGNALSERVICE'].methods_by_name['WatchSignals']._serialized_options = b'\220\002\001\252\324\030\023\n\rsignals.watch\020\001\030\n'
-  _globals['_SIGNALHISTORYFILTER']._serialized_start=346
-  _globals['_SIGNALHISTORYFILTER']._serialized_end=528
-  _globals['_LISTSIGNALSREQUEST']._serialized_start=531
-  _globals['_LISTSIGNALSREQUEST']._serialized_end=854
-  _globals['_LISTSIGNALSRESPONSE']._serialized_start=857
-  _globals['_LISTSIGNALSRESPONSE']._serialized_end=1036
-  _globals['_GETSIGNALREQUEST']._serialized_start=1038
-  _globals['_GETSIGNALREQUEST']._serialized_end=1131
-  _globals['_GETSIGNALRESPONSE']._serialized_start=1133
-  _globals['_GETSIGNALRESPONSE']._serialized_end=1226
-  _globals['_STRATEGYFILTER']._serialized_start=1228
-  _globals['_STRATEGYFILTER']._serialized_end=1309
-  _globals['_LISTSTRATEGIESREQUEST']._serialized_start=1312
-  _globals['_LISTSTRATEGIESREQUEST']._serialized_end=1449
-  _globals['_LISTSTRATEGIESRESPONSE']._serialized_start=1451
-  _globals['_LISTSTRATEGIESRESPONSE']._serialized_end=1571
-  _globals['_GETSTRATEGYREQUEST']._serialized_start=1573
-  _globals['_GETSTRATEGYREQUEST']._serialized_end=1626
-  _globals['_GETSTRATEGYRESPONSE']._serialized_start=1628
-  _globals['_GETSTRATEGYRESPONSE']._serialized_end=1701
-  _globals['_GETSTRATEGYPERFORMANCEREQUEST']._serialized_start=1704
-  _globals['_GETSTRATEGYPERFORMANCEREQUEST']._serialized_end=1882
-  _globals['_GETSTRATEGYPERFORMANCERESPONSE']._serialized_start=1884
-  _globals['_GETSTRATEGYPERFORMANCERESPONSE']._serialized_end=1985
-  _globals['_REPORTEXECUTIONSREQUEST']._serialized_start=1987
-  _globals['_REPORTEXECUTIONSREQUEST']._serialized_end=2085
-  _globals['_REPORTEDEXECUTION']._serialized_start=2087
-  _globals['_REPORTEDEXECUTION']._serialized_end=2204
-  _globals['_REPORTEXECUTIONSRESPONSE']._serialized_start=2206
-  _globals['_REPORTEXECUTIONSRESPONSE']._serialized_end=2291
-  _globals['_EXECUTIONFILTER']._serialized_start=2294
-  _globals['_EXECUTIONFILTER']._serialized_end=2544
-  _globals['_LISTEXECUTIONSREQUEST']._serialized_start=2547
-  _globals['_LISTEXECUTIONSREQUEST']._serialized_end=2685
-  _globals['_LISTEXECUTIONSRESPONSE']._serialized_start=2687
-  _globals['_LISTEXECUTIONSRESPONSE']._serialized_end=2808
-  _globals['_LOGPOSITION']._serialized_start=2810
-  _globals['_LOGPOSITION']._serialized_end=2883
-  _globals['_STARTNOW']._serialized_start=2885
-  _globals['_STARTNOW']._serialized_end=2895
-  _globals['_STARTWITHACTIVE']._serialized_start=2897
-  _globals['_STARTWITHACTIVE']._serialized_end=2914
-  _globals['_WATCHSIGNALSSTART']._serialized_start=2917
-  _globals['_WATCHSIGNALSSTART']._serialized_end=3218
-  _globals['_WATCHSIGNALSREQUEST']._serialized_start=3221
-  _globals['_WATCHSIGNALSREQUEST']._serialized_end=3588
-  _globals['_SIGNALWATCHSTARTED']._serialized_start=3591
-  _globals['_SIGNALWATCHSTARTED']._serialized_end=3898
-  _globals['_SIGNALCAUGHTUP']._serialized_start=3900
-  _globals['_SIGNALCAUGHTUP']._serialized_end=3944
-  _globals['_SIGNALSNAPSHOT']._serialized_start=3946
-  _globals['_SIGNALSNAPSHOT']._serialized_end=4028
-  _globals['_WATCHSIGNALSRESPONSE']._serialized_start=4031
-  _globals['_WATCHSIGNALSRESPONSE']._serialized_end=4671
-  _globals['_SIGNALSERVICE']._serialized_start=4674
-  _globals['_SIGNALSERVICE']._serialized_end=5663
+  _globals['_SIGNALHISTORYFILTER']._serialized_start=377
+  _globals['_SIGNALHISTORYFILTER']._serialized_end=559
+  _globals['_LISTSIGNALSREQUEST']._serialized_start=562
+  _globals['_LISTSIGNALSREQUEST']._serialized_end=885
+  _globals['_LISTSIGNALSRESPONSE']._serialized_start=888
+  _globals['_LISTSIGNALSRESPONSE']._serialized_end=1067
+  _globals['_GETSIGNALREQUEST']._serialized_start=1069
+  _globals['_GETSIGNALREQUEST']._serialized_end=1162
+  _globals['_GETSIGNALRESPONSE']._serialized_start=1165
+  _globals['_GETSIGNALRESPONSE']._serialized_end=1316
+  _globals['_STRATEGYFILTER']._serialized_start=1318
+  _globals['_STRATEGYFILTER']._serialized_end=1399
+  _globals['_LISTSTRATEGIESREQUEST']._serialized_start=1402
+  _globals['_LISTSTRATEGIESREQUEST']._serialized_end=1539
+  _globals['_LISTSTRATEGIESRESPONSE']._serialized_start=1541
+  _globals['_LISTSTRATEGIESRESPONSE']._serialized_end=1661
+  _globals['_GETSTRATEGYREQUEST']._serialized_start=1663
+  _globals['_GETSTRATEGYREQUEST']._serialized_end=1716
+  _globals['_GETSTRATEGYRESPONSE']._serialized_start=1718
+  _globals['_GETSTRATEGYRESPONSE']._serialized_end=1791
+  _globals['_GETSTRATEGYPERFORMANCEREQUEST']._serialized_start=1794
+  _globals['_GETSTRATEGYPERFORMANCEREQUEST']._serialized_end=1972
+  _globals['_GETSTRATEGYPERFORMANCERESPONSE']._serialized_start=1974
+  _globals['_GETSTRATEGYPERFORMANCERESPONSE']._serialized_end=2075
+  _globals['_REPORTEXECUTIONSREQUEST']._serialized_start=2077
+  _globals['_REPORTEXECUTIONSREQUEST']._serialized_end=2175
+  _globals['_REPORTEDEXECUTION']._serialized_start=2177
+  _globals['_REPORTEDEXECUTION']._serialized_end=2294
+  _globals['_REPORTEXECUTIONSRESPONSE']._serialized_start=2296
+  _globals['_REPORTEXECUTIONSRESPONSE']._serialized_end=2381
+  _globals['_EXECUTIONFILTER']._serialized_start=2384
+  _globals['_EXECUTIONFILTER']._serialized_end=2634
+  _globals['_LISTEXECUTIONSREQUEST']._serialized_start=2637
+  _globals['_LISTEXECUTIONSREQUEST']._serialized_end=2775
+  _globals['_LISTEXECUTIONSRESPONSE']._serialized_start=2777
+  _globals['_LISTEXECUTIONSRESPONSE']._serialized_end=2898
+  _globals['_LOGPOSITION']._serialized_start=2900
+  _globals['_LOGPOSITION']._serialized_end=2973
+  _globals['_STARTNOW']._serialized_start=2975
+  _globals['_STARTNOW']._serialized_end=2985
+  _globals['_STARTWITHACTIVE']._serialized_start=2987
+  _globals['_STARTWITHACTIVE']._serialized_end=3004
+  _globals['_WATCHSIGNALSSTART']._serialized_start=3007
+  _globals['_WATCHSIGNALSSTART']._serialized_end=3308
+  _globals['_WATCHSIGNALSREQUEST']._serialized_start=3311
+  _globals['_WATCHSIGNALSREQUEST']._serialized_end=3678
+  _globals['_SIGNALWATCHSTARTED']._serialized_start=3681
+  _globals['_SIGNALWATCHSTARTED']._serialized_end=3988
+  _globals['_SIGNALCAUGHTUP']._serialized_start=3990
+  _globals['_SIGNALCAUGHTUP']._serialized_end=4034
+  _globals['_SIGNALSNAPSHOT']._serialized_start=4036
+  _globals['_SIGNALSNAPSHOT']._serialized_end=4118
+  _globals['_WATCHSIGNALSRESPONSE']._serialized_start=4121
+  _globals['_WATCHSIGNALSRESPONSE']._serialized_end=4761
+  _globals['_SIGNALSERVICE']._serialized_start=4764
+  _globals['_SIGNALSERVICE']._serialized_end=5753
 # @@protoc_insertion_point(module_scope)

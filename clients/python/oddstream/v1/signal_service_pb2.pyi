@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as duration_pb2
 from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
 from google.protobuf.internal import containers as containers
+from oddstream.v1 import disclaimer_pb2 as disclaimer_pb2
 from oddstream.v1 import execution_pb2 as execution_pb2
 from oddstream.v1 import feed_status_pb2 as feed_status_pb2
 from oddstream.v1 import signal_pb2 as signal_pb2
@@ -179,21 +180,27 @@ class GetSignalResponse(message.Message):
 
     SIGNAL_FIELD_NUMBER: builtins.int
     SEQUENCE_FIELD_NUMBER: builtins.int
+    DISCLAIMER_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     """It is the sequence of the event that made it."""
     @builtins.property
     def signal(self) -> signal_pb2.Signal:
         """It is the signal."""
 
+    @builtins.property
+    def disclaimer(self) -> disclaimer_pb2.Disclaimer:
+        """It is the risk disclosure."""
+
     def __init__(
         self,
         *,
         signal: signal_pb2.Signal | None = ...,
         sequence: builtins.int = ...,
+        disclaimer: disclaimer_pb2.Disclaimer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["signal", b"signal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["disclaimer", b"disclaimer", "signal", b"signal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["sequence", b"sequence", "signal", b"signal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["disclaimer", b"disclaimer", "sequence", b"sequence", "signal", b"signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

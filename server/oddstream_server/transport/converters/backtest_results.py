@@ -13,7 +13,8 @@ from oddstream_server.domain.backtest import (
     SweepResult,
     WalkForwardStep,
 )
-from oddstream_server.transport.converters.backtests import EXITS, disclaimer, parameter_message
+from oddstream_server.transport.converters.backtests import EXITS, parameter_message
+from oddstream_server.transport.converters.disclosures import disclaimer
 from oddstream_server.transport.converters.strategies import calibration_bin
 from oddstream_server.transport.converters.values import stamp
 

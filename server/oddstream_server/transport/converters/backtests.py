@@ -4,9 +4,8 @@ from typing import Any
 
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from oddstream.v1 import backtest_pb2, backtest_service_pb2, disclaimer_pb2, strategy_pb2, sweep_pb2
+from oddstream.v1 import backtest_pb2, backtest_service_pb2, strategy_pb2, sweep_pb2
 from oddstream_server.domain.backtest import (
-    DISCLAIMERS,
     BacktestSpec,
     BlotterFilter,
     ExecutionRule,
@@ -25,7 +24,6 @@ from oddstream_server.domain.backtest import (
     WalkForward,
 )
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument
-from oddstream_server.domain.signal import DISCLAIMER_CODE
 from oddstream_server.transport.converters.values import (
     VENUES,
     chosen,
@@ -261,10 +259,6 @@ def parameter_message(value: ParameterValue) -> strategy_pb2.ParameterValue:
             return strategy_pb2.ParameterValue(duration_value=duration(value.value))
         case ParameterForm.BOOLEAN:
             return strategy_pb2.ParameterValue(boolean_value=bool(value.value))
-
-
-def disclaimer(code: str = DISCLAIMER_CODE) -> disclaimer_pb2.Disclaimer:
-    return disclaimer_pb2.Disclaimer(code=code, text=DISCLAIMERS[code])
 
 
 def _sizing_message(rule: SizingRule) -> backtest_pb2.Sizing:

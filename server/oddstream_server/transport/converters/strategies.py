@@ -2,12 +2,14 @@
 
 from dataclasses import fields
 
-from oddstream.v1 import disclaimer_pb2, strategy_pb2, time_range_pb2, venue_pb2
+from oddstream.v1 import strategy_pb2, time_range_pb2, venue_pb2
 from oddstream_server.application.operations.strategy_settings import strategy_etag
 from oddstream_server.application.ports import TimeRange
+from oddstream_server.domain import disclosures
 from oddstream_server.domain.backtest import CalibrationRow
 from oddstream_server.domain.strategy import StrategyDescription, StrategyOrigin, StrategyParameter
-from oddstream_server.domain.track_record import TRACK_RECORD_DISCLAIMER, Figures, Horizon, TrackRecord
+from oddstream_server.domain.track_record import Figures, Horizon, TrackRecord
+from oddstream_server.transport.converters.disclosures import disclaimer
 from oddstream_server.transport.converters.values import VENUES, duration, enum_table, stamp, timestamp
 
 ORIGINS = enum_table(StrategyOrigin, strategy_pb2.StrategyOrigin, "STRATEGY_ORIGIN")
@@ -66,7 +68,7 @@ def track_record_message(record: TrackRecord, asked: TimeRange) -> strategy_pb2.
             )
             for s in record.slices
         ],
-        disclaimer=disclaimer_pb2.Disclaimer(code=TRACK_RECORD_DISCLAIMER[0], text=TRACK_RECORD_DISCLAIMER[1]),
+        disclaimer=disclaimer(disclosures.TRACK_RECORD),
         compute_time=stamp(record.compute_time_us),
     )
 

@@ -6,8 +6,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from oddstream.cli import words
-from oddstream.cli.views.tables import FOLD, RIGHT, facts, heading, rows_table
-from oddstream.v1 import backtest_pb2, disclaimer_pb2, sweep_pb2
+from oddstream.cli.views.tables import FOLD, RIGHT, disclosure, facts, heading, rows_table
+from oddstream.v1 import backtest_pb2, sweep_pb2
 
 STATE_STYLES = {"SUCCEEDED": "green", "FAILED": "red", "CANCELLED": "yellow", "RUNNING": "cyan"}
 
@@ -75,10 +75,6 @@ def backtests_table(backtests: Sequence[backtest_pb2.Backtest], now_us: int) -> 
             words.moment(b.create_time, now_us),
         )
     return table
-
-
-def disclosure(disclaimer: disclaimer_pb2.Disclaimer) -> Text:
-    return Text(f"\n{disclaimer.text} [{disclaimer.code}]", style="dim italic")
 
 
 def ladder_rows(result: backtest_pb2.BacktestResult) -> list[tuple[str, int, int]]:

@@ -7,9 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from oddstream.cli import words
-from oddstream.cli.views.backtests import disclosure
 from oddstream.cli.views.executions import money
-from oddstream.cli.views.tables import RIGHT, facts, heading, rows_table
+from oddstream.cli.views.tables import RIGHT, disclosure, facts, heading, rows_table
 from oddstream.v1 import strategy_pb2, time_range_pb2
 
 _HORIZONS = {

@@ -10,7 +10,7 @@ from oddstream.cli import words
 from oddstream.cli.checking import LegCheck, SignalCheck
 from oddstream.cli.views.board import edge, what_to_do, why_ended
 from oddstream.cli.views.markets import fee_formula
-from oddstream.cli.views.tables import FOLD, KEEP, MARK_STYLE, RIGHT, facts, heading, rows_table
+from oddstream.cli.views.tables import FOLD, KEEP, MARK_STYLE, RIGHT, disclosure, facts, heading, rows_table
 from oddstream.recompute import strength_ppm
 from oddstream.v1 import signal_pb2
 
@@ -58,6 +58,7 @@ def signal_page(checked: SignalCheck, subject_title: str, now_us: int, columns: 
         *(part for leg in checked.legs for part in _fee(leg, many=len(checked.legs) > 1)),
         heading("Computed again"),
         *_computed_again(checked),
+        disclosure(checked.disclaimer),
     )
 
 
@@ -107,7 +108,6 @@ def _facts(checked: SignalCheck, subject_title: str, now_us: int) -> Table:
             ("grade", grade),
             ("inputs' digest", signal.input_digest),
             ("parameters' digest", signal.params_digest),
-            ("disclaimer", signal.disclaimer_code),
         ]
     )
 

@@ -6,6 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from oddstream.v1 import disclaimer_pb2
+
 MARK_STYLE = "bold magenta"
 
 
@@ -32,6 +34,10 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Table:
         if value is not None and value != "":
             table.add_row(name, value if isinstance(value, Text) else Text(str(value)))
     return table
+
+
+def disclosure(disclaimer: disclaimer_pb2.Disclaimer) -> Text:
+    return Text(f"\n{disclaimer.text} [{disclaimer.code}]", style="dim italic")
 
 
 def heading(text: str) -> Text:
