@@ -28,6 +28,11 @@ test: .venv/dev.stamp ## the test ladder: parallel, random order, branch coverag
 test-reliability: .venv/dev.stamp ## the reliability tests in their short form: real processes, killed, stopped, cut off (the long ones: drill-...)
 	@$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist worksteal tests/reliability $(ARGS)
 
+.PHONY: test-oracles
+test-oracles: .venv/dev.stamp ## figures beside empyrical and scikit-learn, rates beside polars, in an environment of their own
+	@UV_PROJECT_ENVIRONMENT=.venv-figures $(BIN)/uv sync -q --frozen --group oracle
+	@.venv-figures/bin/python -m pytest -n 0 -m oracle tests/backtesting/test_figures.py tests/backtesting/test_recorded_worlds.py $(ARGS)
+
 ## Measure it
 
 .PHONY: bench-backtest

@@ -18,17 +18,19 @@ from oddstream_server.domain.market import Settlement, SettlementState
 from tests.backtesting.scenes import SECOND, Scene, a_recorded, cheap_market, cue, holding
 from tests.strategies.worlds import START_US
 
+NOT_HERE = "the oracle group is not installed; `make test-oracles` installs it and runs this"
+
 series = arrays(np.float64, st.integers(2, 60), elements=st.floats(-0.5, 0.5, width=32))
 
 
 @pytest.fixture(scope="module")
 def empyrical() -> Any:
-    return pytest.importorskip("empyrical", reason="the oracle group is not installed: uv sync --group oracle")
+    return pytest.importorskip("empyrical", reason=NOT_HERE)
 
 
 @pytest.fixture(scope="module")
 def sklearn() -> Any:
-    return pytest.importorskip("sklearn.metrics", reason="the oracle group is not installed: uv sync --group oracle")
+    return pytest.importorskip("sklearn.metrics", reason=NOT_HERE)
 
 
 @pytest.fixture(autouse=True)
@@ -49,10 +51,11 @@ def agrees(ours: float | None, theirs: float) -> None:
     assert ours == close(theirs)
 
 
+@pytest.mark.oracle
 @settings(deadline=None)
 @given(series)
 def test_returns_agree_with_empyrical(values: Any) -> None:
-    empyrical = pytest.importorskip("empyrical")
+    empyrical = pytest.importorskip("empyrical", reason=NOT_HERE)
     agrees(returns.annual_volatility(values), empyrical.annual_volatility(values, annualization=365))
     agrees(returns.sharpe(values), empyrical.sharpe_ratio(values, annualization=365))
     agrees(returns.sortino(values), empyrical.sortino_ratio(values, annualization=365))
@@ -62,6 +65,7 @@ def test_returns_agree_with_empyrical(values: Any) -> None:
         assert ours == pytest.approx(empyrical.annual_return(values, annualization=365), rel=1e-10, abs=1e-12)
 
 
+@pytest.mark.oracle
 def test_each_figure_is_there_for_an_ordinary_series(empyrical: Any) -> None:
     values = np.array([0.01, -0.02, 0.015, 0.0, 0.03, -0.01])
     for ours, theirs in (
@@ -74,10 +78,11 @@ def test_each_figure_is_there_for_an_ordinary_series(empyrical: Any) -> None:
         assert ours == close(theirs)
 
 
+@pytest.mark.oracle
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=80))
 def test_scores_agree_with_scikit_learn(pairs: list[tuple[float, bool]]) -> None:
-    sklearn = pytest.importorskip("sklearn.metrics")
+    sklearn = pytest.importorskip("sklearn.metrics", reason=NOT_HERE)
     probabilities = np.array([p for p, _ in pairs])
     happened = np.array([float(h) for _, h in pairs])
     agrees(forecasts.brier(probabilities, happened), sklearn.brier_score_loss(happened, probabilities, pos_label=1))
@@ -111,11 +116,12 @@ def test_a_day_ends_at_midnight_of_utc_and_the_last_one_with_the_range() -> None
     assert returns.daily_returns(equity, 100) is None
 
 
+@pytest.mark.oracle
 def test_the_probabilistic_sharpe_ratio_of_a_normal_series() -> None:
     values = np.random.Generator(np.random.PCG64(3)).normal(0.001, 0.01, 250)
     ratio, (skewness, kurtosis) = returns.period_sharpe(values), returns.moments(values) or (0.0, 0.0)
     assert ratio is not None
-    stats = pytest.importorskip("scipy.stats")
+    stats = pytest.importorskip("scipy.stats", reason=NOT_HERE)
     assert skewness == close(stats.skew(values))
     assert kurtosis == close(stats.kurtosis(values, fisher=False))
     spread = math.sqrt(1 - skewness * ratio + (kurtosis - 1) / 4 * ratio**2)
@@ -226,6 +232,7 @@ def test_a_run_without_trades_has_figures_that_say_so() -> None:
     assert found.sharpe is None
 
 
+@pytest.mark.oracle
 def test_the_oracles_are_installed_where_they_are_meant_to_be(empyrical: Any, sklearn: Any) -> None:
     assert empyrical.sharpe_ratio
     assert sklearn.brier_score_loss

@@ -31,6 +31,8 @@ from oddstream_server.backtesting.result import figures, known_payouts, trades
 from oddstream_server.backtesting.shards import run_shard
 from oddstream_server.strategies.registry import Registry
 
+NOT_HERE = "the oracle group is not installed; `make test-oracles` installs it and runs this"
+
 DATA = data_folder()
 LINES = 2_000
 """Of the ladders, so that a test stays short."""
@@ -126,7 +128,7 @@ def outcome(first_day: RecordedWorld) -> Outcome:
 
 def raw_outcomes(folder: Path, end_us: int) -> Any:
     """The outcomes file as polars reads it: results that are known before the end."""
-    pl = pytest.importorskip("polars", reason="the oracle group is not installed: uv sync --group oracle")
+    pl = pytest.importorskip("polars", reason=NOT_HERE)
     results = pl.read_parquet(folder / US_RESULTS)
     known = pl.col("last_ts").dt.replace_time_zone("America/New_York").dt.epoch("us") + 3_600_000_000
     return results.filter(known <= end_us)
@@ -136,7 +138,7 @@ def raw_outcomes(folder: Path, end_us: int) -> Any:
 def test_the_base_rate_is_what_polars_makes_of_the_raw_files(
     outcome: Outcome, first_day: RecordedWorld, true_folder: Path
 ) -> None:
-    pl = pytest.importorskip("polars", reason="the oracle group is not installed: uv sync --group oracle")
+    pl = pytest.importorskip("polars", reason=NOT_HERE)
     day = sorted((true_folder / "polymarket_us/quotes").rglob("*.parquet"))[0]
     slugs = pl.scan_parquet(day).select("slug").unique().collect()
     settled = raw_outcomes(true_folder, first_day.end_us).join(slugs, on="slug", how="semi")
@@ -151,7 +153,7 @@ def test_the_base_rate_is_what_polars_makes_of_the_raw_files(
 def test_the_calibration_is_what_polars_makes_of_the_blotter_and_the_raw_outcomes(
     outcome: Outcome, first_day: RecordedWorld, true_folder: Path
 ) -> None:
-    pl = pytest.importorskip("polars", reason="the oracle group is not installed: uv sync --group oracle")
+    pl = pytest.importorskip("polars", reason=NOT_HERE)
     blotter = pl.DataFrame(
         [
             (t.market_id.partition(":")[2], t.outcome_index, t.entry_price_micros, t.fair_value_micros, t.entry_time_us)
