@@ -115,7 +115,7 @@ async def slow_beside_fast(
 async def test_a_slow_bot_is_cut_with_its_token_beside_fifty_fast_ones_and_goes_on_exactly(
     database_url: str, redis_url: str
 ) -> None:
-    assert await slow_beside_fast(database_url, redis_url, 1_500, SLOW_AFTER_SECONDS + 90) == []
+    assert await slow_beside_fast(database_url, redis_url, 1_500, CUT_SECONDS + 30) == []
 
 
 async def test_a_planted_jump_over_the_backlog_is_caught(database_url: str, redis_url: str) -> None:
