@@ -51,6 +51,39 @@ async def test_what_comes_while_queries_run_waits_and_is_one_query_more() -> Non
     assert table.queries == [[0], [1, 2, 3, 4, 5]]
 
 
+async def test_a_slow_query_holds_nobody_up_for_long() -> None:
+    table = Table()
+    table.open.clear()
+    reads = SharedReads(table.read, maximum_queries=2, patience_seconds=0.001)
+    slow = [asyncio.create_task(reads.get(0))]
+    while not table.queries:
+        await asyncio.sleep(0)
+    slow.append(asyncio.create_task(reads.get(1)))
+    async with asyncio.timeout(5):
+        while len(table.queries) < 2:
+            await asyncio.sleep(0.001)
+    later = asyncio.create_task(reads.get(2))
+    await asyncio.sleep(0.01)
+    assert table.queries == [[0], [1]], "no more at once than were allowed"
+    table.open.set()
+    assert await asyncio.gather(*slow, later) == ["row 0", "row 1", "row 2"]
+
+
+async def test_a_read_long_after_another_does_not_wait_for_the_patience() -> None:
+    table = Table()
+    reads = SharedReads(table.read, patience_seconds=60)
+    table.open.clear()
+    first = asyncio.create_task(reads.get(0))
+    while not table.queries:
+        await asyncio.sleep(0)
+    second = asyncio.create_task(reads.get(1))
+    await asyncio.sleep(0)
+    table.open.set()
+    await asyncio.gather(first, second)
+    async with asyncio.timeout(5):
+        assert await reads.get(2) == "row 2"
+
+
 async def test_more_keys_than_a_query_takes_are_several() -> None:
     table = Table()
     reads = SharedReads(table.read, maximum_keys=2, maximum_queries=2)

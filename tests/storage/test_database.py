@@ -230,3 +230,34 @@ async def test_a_read_at_once_ends_at_the_deadline_gives_its_connection_back_and
     assert await database.read_at_once(work) == 7
     assert database.connections_in_use() == 0
     await database.close()
+
+
+async def test_reads_that_follow_each_other_share_a_connection_which_a_full_pool_gets_back(database_dsn: str) -> None:
+    database = Database(database_dsn, pool_size=2, max_overflow=0, pool_timeout_seconds=30)
+
+    async def process(driver: "asyncpg.Connection[Any]") -> int:
+        return int(driver.get_server_pid())
+
+    first = await database.read_at_once(process)
+    assert [await database.read_at_once(process) for _ in range(3)] == [first] * 3
+    assert database.connections_in_use() == 0
+    async with database.transaction() as one, database.transaction() as other:
+        held = {one.driver.get_server_pid(), other.driver.get_server_pid()}
+        assert len(held) == 2, "a transaction got none while a spare one was at hand"
+        assert first in held
+    killer = await asyncpg.connect(database_dsn)
+    await killer.execute("SELECT pg_terminate_backend($1, 5000)", await database.read_at_once(process))
+    await killer.close()
+    assert await database.read_at_once(lambda driver: driver.fetchval("SELECT 7")) == 7
+    await database.close()
+
+
+async def test_a_connection_that_reads_no_longer_ask_for_goes_back_to_the_pool(
+    database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oddstream_server.storage.spare.KEPT_SECONDS", 0.02)
+    database = Database(database_dsn)
+    await database.read_at_once(lambda driver: driver.fetchval("SELECT 7"))
+    assert database._checked_out() == 1
+    await eventually(lambda: database._checked_out() == 0)
+    await database.close()

@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from oddstream_server.application.calls.request import correlation_id, remaining_seconds
 from oddstream_server.domain.errors import Aborted, DeadlineExceeded, OddstreamError, Unavailable
 from oddstream_server.storage.connector import Connector, DatabaseLogins
+from oddstream_server.storage.spare import HeldConnection, SpareConnection
 from oddstream_server.storage.writes import CACHEABLE_BYTES
 
 T = TypeVar("T")
@@ -110,14 +111,20 @@ class Database:
         event.listen(self._engine.sync_engine, "checkin", _trusted_from_now)
         event.listen(self._engine.sync_engine, "checkout", self._still_good)
         self._closings: set[asyncio.Task[None]] = set()
+        self._spare = SpareConnection(self._usable, self._give_back)
 
     async def close(self) -> None:
         """Let running clean-ups end and close every connection."""
+        if (spare := self._spare.take()) is not None:
+            await spare.pooled.close()
         if self._closings:
             await asyncio.gather(*self._closings, return_exceptions=True)
         await self._engine.dispose()
 
     def connections_in_use(self) -> int:
+        return self._checked_out() - self._spare.at_hand
+
+    def _checked_out(self) -> int:
         return int(self._engine.pool.checkedout())  # type: ignore[attr-defined]  # every queue pool has it
 
     @asynccontextmanager
@@ -183,10 +190,12 @@ class Database:
         return await self._again_while_away(once)
 
     async def read_at_once(self, work: "Callable[[asyncpg.Connection[Any]], Awaitable[T]]") -> T:
-        """As :meth:`read`, for one statement that is its own transaction: two round trips less. What is left of the
-        call's deadline bounds it from here; the query doesn't carry the call's id.
+        """As :meth:`read`, for one statement that is its own transaction: two round trips less, and the next one finds
+        its connection at hand. What is left of the call's deadline bounds it from here. The statement goes without the
+        call's id in front of it, since it is prepared; it can take the id as a parameter, as
+        :class:`~oddstream_server.storage.markets.held_markets.HeldMarkets` does.
 
-        :param work: makes one SELECT.
+        :param work: makes one SELECT, and leaves nothing set on the connection.
         """
 
         async def once() -> T:
@@ -194,22 +203,33 @@ class Database:
             if left is not None and left <= 0:
                 raise DeadlineExceeded("the call's deadline passed before the database was asked")
             with _translated():
-                connection = await self._connected()
+                held = self._spare.take() or await self._held()
                 try:
-                    raw = (await connection.get_raw_connection()).driver_connection
-                    assert isinstance(raw, asyncpg.Connection)
                     async with asyncio.timeout(left):
-                        found = await work(raw)
+                        found = await work(held.driver)
                 except TimeoutError:
-                    await self._finish(connection, failed=True)
+                    await self._finish(held.pooled, failed=True)
                     raise DeadlineExceeded("the database did not answer in time") from None
                 except BaseException:
-                    await self._finish(connection, failed=True)
+                    await self._finish(held.pooled, failed=True)
                     raise
-                await self._finish(connection, failed=False)
+                if self._spare.at_hand or self._checked_out() >= self.maximum_connections:  # somebody may wait for it
+                    await self._finish(held.pooled, failed=False)
+                else:
+                    self._spare.keep(held)
                 return found
 
         return await self._again_while_away(once)
+
+    async def _held(self) -> HeldConnection:
+        connection = await self._connected()
+        try:
+            raw = (await connection.get_raw_connection()).driver_connection
+            assert isinstance(raw, asyncpg.Connection)
+        except BaseException:
+            await self._finish(connection, failed=True)
+            raise
+        return HeldConnection(connection, raw)
 
     async def _again_while_away(self, once: Callable[[], Awaitable[T]]) -> T:
         give_up = time.monotonic() + READ_RETRY_BUDGET_SECONDS
@@ -229,13 +249,15 @@ class Database:
         One that answered a moment ago isn't asked again: that would be a round trip before every transaction. The
         driver itself notices a server that hangs up.
         """
-        driver = dbapi_connection.driver_connection
-        if driver.is_closed() or self.connector.expired(driver):
+        if not self._usable(dbapi_connection.driver_connection):
             raise exc.DisconnectionError
         if time.monotonic() - record.info.get(_ANSWERED_AT, 0.0) > _TRUSTED_SECONDS and not self._answers(
             dbapi_connection
         ):
             raise exc.DisconnectionError
+
+    def _usable(self, driver: "asyncpg.Connection[Any]") -> bool:
+        return not driver.is_closed() and not self.connector.expired(driver)
 
     def _answers(self, dbapi_connection: Any) -> bool:
         try:
@@ -244,27 +266,29 @@ class Database:
             return False
 
     async def _connected(self) -> AsyncConnection:
+        if self._checked_out() >= self.maximum_connections and (spare := self._spare.take()) is not None:
+            return spare.pooled
         # In a task of its own: a cancelled caller must not tear a half-made connection out of the pool's books.
         starting = asyncio.ensure_future(self._engine.connect().start())
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            starting.add_done_callback(self._give_back)
+            starting.add_done_callback(self._not_wanted)
             raise
 
-    def _give_back(self, started: "asyncio.Future[AsyncConnection]") -> None:
+    def _not_wanted(self, started: "asyncio.Future[AsyncConnection]") -> None:
         if not started.cancelled() and started.exception() is None:
-            self._remember(asyncio.ensure_future(started.result().close()))
+            self._give_back(started.result(), True)
+
+    def _give_back(self, connection: AsyncConnection, whole: bool) -> None:
+        self._remember(asyncio.ensure_future(connection.close() if whole else _rolled_back(connection)))
 
     def _remember(self, closing: "asyncio.Task[None]") -> None:
         self._closings.add(closing)
         closing.add_done_callback(self._closings.discard)
 
     async def _finish(self, connection: AsyncConnection, *, failed: bool) -> None:
-        if not failed:
-            closing = asyncio.ensure_future(connection.close())
-        else:
-            closing = asyncio.ensure_future(_rolled_back(connection))
+        closing = asyncio.ensure_future(_rolled_back(connection) if failed else connection.close())
         self._remember(closing)
         # A second cancellation leaves the clean-up running; close() waits for it.
         await asyncio.shield(closing)

@@ -4,7 +4,7 @@ one query. A read by key costs some 250 µs of CPU alone, and some 15 among othe
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 
@@ -20,7 +20,10 @@ QUERY_SECONDS = 5.0
 class SharedReads(Generic[K, V]):
     """:param read: answers what there is of the keys; must be free of effects.
     :param maximum_keys: of one query; more are several.
-    :param maximum_queries: at once. Fewer make larger queries when there is much to do.
+    :param maximum_queries: at once.
+    :param patience_seconds: another query starts beside those that run only when the latest of them has taken this
+        long, or when more keys wait than one takes. So the busier it is the more share a query, and a slow one holds
+        nobody up for long.
     """
 
     def __init__(
@@ -29,55 +32,89 @@ class SharedReads(Generic[K, V]):
         *,
         maximum_keys: int = 100,
         maximum_queries: int = 2,
+        patience_seconds: float = 0.01,
     ) -> None:
         self._read = read
         self._maximum_keys = maximum_keys
         self._maximum_queries = maximum_queries
-        self._waiting: dict[K, asyncio.Future[V | None]] = {}
+        self._patience_seconds = patience_seconds
+        self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
         self._queries: set[asyncio.Task[None]] = set()
+        self._latest_began = 0.0
         self._scheduled = False
+        """True from the first call of a turn until the turn's end, where nothing runs yet."""
+        self._look_again: asyncio.TimerHandle | None = None
 
     async def get(self, key: K) -> V | None:
         """None where there is no such row. Raises what the query raised; everybody whom it was for gets that."""
-        answer = self._waiting.get(key)
-        if answer is None:
-            loop = asyncio.get_running_loop()
-            answer = self._waiting[key] = loop.create_future()
-            if not self._scheduled and len(self._queries) < self._maximum_queries:
+        loop = asyncio.get_running_loop()
+        # A future for each caller: one caller's cancellation is not the others'.
+        answer: asyncio.Future[V | None] = loop.create_future()
+        self._waiting.setdefault(key, []).append(answer)
+        if not self._queries:
+            if not self._scheduled:
                 self._scheduled = True
-                loop.call_soon(self._start)
-        return await asyncio.shield(answer)  # one caller's cancellation is not the others'
+                loop.call_soon(self._end_turn)
+        elif self._look_again is None:
+            # It outlives the query that it was set for: a timer for each would cost a tenth of the query.
+            self._look_again = loop.call_later(self._patience_seconds, self._look)
+        return await answer
 
-    def _start(self) -> None:
+    def _end_turn(self) -> None:
         self._scheduled = False
-        while self._waiting and len(self._queries) < self._maximum_queries:
-            keys = list(self._waiting)[: self._maximum_keys]
-            batch = {key: self._waiting.pop(key) for key in keys}
-            # A context of its own: the first caller's deadline must not become the others'.
-            context = Context()
-            context.run(current_request.set, _shared_request())
-            task = asyncio.get_running_loop().create_task(self._answer(batch), context=context)
-            self._queries.add(task)
-            task.add_done_callback(self._done)
+        self._start_what_is_due()
 
-    async def _answer(self, batch: dict[K, "asyncio.Future[V | None]"]) -> None:
+    def _look(self) -> None:
+        self._look_again = None
+        self._start_what_is_due()
+
+    def _start_what_is_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting and (not self._queries or self._may_start_beside(loop.time())):
+            self._start(loop)
+        if self._waiting and self._look_again is None:
+            self._look_again = loop.call_later(self._patience_seconds, self._look)
+
+    def _may_start_beside(self, now: float) -> bool:
+        if len(self._queries) >= self._maximum_queries:
+            return False
+        return len(self._waiting) > self._maximum_keys or now - self._latest_began >= self._patience_seconds
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        keys = list(self._waiting)[: self._maximum_keys]
+        batch = {key: self._waiting.pop(key) for key in keys}
+        # A context of its own: the first caller's deadline must not become the others'.
+        context = Context()
+        context.run(current_request.set, _shared_request())
+        self._latest_began = loop.time()
+        task = loop.create_task(self._answer(batch), context=context)
+        self._queries.add(task)
+        task.add_done_callback(self._done)
+
+    async def _answer(self, batch: dict[K, "list[asyncio.Future[V | None]]"]) -> None:
         try:
             found = await self._read(list(batch))
         except asyncio.CancelledError:
-            for answer in batch.values():
+            for answer in _still_waiting(batch.values()):
                 answer.cancel()
             raise
         except Exception as error:
-            for answer in batch.values():
+            for answer in _still_waiting(batch.values()):
                 answer.set_exception(error)
-                answer.exception()  # its waiters may all have been cancelled
             return
-        for key, answer in batch.items():
-            answer.set_result(found.get(key))
+        for key, answers in batch.items():
+            value = found.get(key)
+            for answer in _still_waiting((answers,)):
+                answer.set_result(value)
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._queries.discard(task)
-        self._start()
+        self._start_what_is_due()
+
+
+def _still_waiting(answers: "Iterable[list[asyncio.Future[V | None]]]") -> "Iterator[asyncio.Future[V | None]]":
+    """Those whose callers have not gone."""
+    return (answer for several in answers for answer in several if not answer.done())
 
 
 def _shared_request() -> RequestContext:

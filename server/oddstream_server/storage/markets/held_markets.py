@@ -7,14 +7,17 @@ from typing import Any, NamedTuple
 import asyncpg
 import orjson
 
+from oddstream_server.application.calls.request import correlation_id
 from oddstream_server.domain.market import Market
 from oddstream_server.storage.markets.documents import Document, market_of
 
 _KEPT = 4_096
 _QUERY = (
     "SELECT market_id, state, volume_micros, open_interest_micros, update_time, body::text, settlement::text "
-    "FROM markets WHERE market_id = ANY($1::text[])"
+    "FROM markets WHERE market_id = ANY($1::text[]) AND $2::text IS NOT NULL"
 )
+"""The second parameter is the correlation id of the call that made the query necessary, for PostgreSQL's log of slow
+statements: in the text it would make another statement of each call's."""
 
 
 class _Row(NamedTuple):
@@ -34,7 +37,7 @@ class HeldMarkets:
 
     async def read(self, driver: "asyncpg.Connection[Any]", market_ids: Sequence[str]) -> Mapping[str, Market]:
         """Those of the markets that there are. The same object as before where the row is the same."""
-        return {row[0]: self._market(row) for row in await driver.fetch(_QUERY, market_ids)}
+        return {row[0]: self._market(row) for row in await driver.fetch(_QUERY, market_ids, correlation_id())}
 
     def _market(self, row: asyncpg.Record) -> Market:
         market_id: str = row[0]
