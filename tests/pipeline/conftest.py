@@ -79,6 +79,7 @@ class Watcher(SilentObserver):
     pauses: list[bool] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     fences: int = 0
+    lost_leases: int = 0
     retries: int = 0
     rates: list[list[HitRate]] = field(default_factory=list)
     books: int = 0
@@ -98,6 +99,10 @@ class Watcher(SilentObserver):
 
     def fenced(self) -> None:
         self.fences += 1
+        self.changed.set()
+
+    def lease_lost(self) -> None:
+        self.lost_leases += 1
         self.changed.set()
 
     def batch_stored(self, quotes: int, trades: int, duplicates: int, signals: int, duration_us: int) -> None:

@@ -229,6 +229,29 @@ async def test_failed_and_doubtful_commits_change_no_signal(stores: Stores, watc
     await assert_a_replay_agrees(stores, live)
 
 
+async def test_slow_strategies_before_a_backlog_do_not_cost_the_lease(
+    stores: Stores, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = recent(a_world(29, instants=400))
+    lease_seconds = 1.5
+    decide, seconds_a_tick = StrategyRunner.decide, 3 * lease_seconds / len(world.quotes)
+
+    def slowly(runner: StrategyRunner, ticks: Sequence[Quote | Trade], now_us: int | None = None) -> Decision:
+        time.sleep(seconds_a_tick * len(ticks))  # computing holds the loop, and with it the lease's renewal
+        return decide(runner, ticks, now_us)
+
+    monkeypatch.setattr(StrategyRunner, "decide", slowly)
+    venue = a_venue(world)
+    pipeline = a_pipeline(stores, venue, watcher, settings=replace(FAST, lease_seconds=lease_seconds))
+    async with running(pipeline):
+        await discovered(venue, watcher)
+        for quote in world.quotes:
+            await pipeline._queue.put(quote)
+        await watcher.until(lambda: watcher.quotes == len(world.quotes))
+    assert (watcher.lost_leases, watcher.fences) == (0, 0)
+    assert len(watcher.epochs) == 2, "one leadership, and its end"
+
+
 async def test_a_stop_stores_what_was_pushed_and_gives_the_lease_back(stores: Stores, watcher: Watcher) -> None:
     world = recent(a_world(24, instants=100))
     venue = a_venue(world)

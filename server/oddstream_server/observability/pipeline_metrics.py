@@ -28,6 +28,9 @@ class PipelineMetrics:
         self._venues = tuple(venues)
         self._leader = Gauge("oddstream_pipeline_leader", "1 while this process leads.", registry=registry)
         self._fenced = Counter("oddstream_pipeline_fenced", "Times that another leader took over.", registry=registry)
+        self._lost_leases = Counter(
+            "oddstream_pipeline_leases_lost", "Leases that ran out before they were renewed.", registry=registry
+        )
         self._queue = Gauge("oddstream_pipeline_queue_items", "Items that wait to be stored.", registry=registry)
         self._ticks = Counter(
             "oddstream_pipeline_ticks", "Ticks that came in, by what became of them.", ["kind"], registry=registry
@@ -118,6 +121,10 @@ class PipelineMetrics:
     def fenced(self) -> None:
         self._fenced.inc()
         log.warning("fenced: another leader took over")
+
+    def lease_lost(self) -> None:
+        self._lost_leases.inc()
+        log.warning("the lease ran out before it was renewed; contending again")
 
     def queue_depth(self, items: int) -> None:
         self._depth = items

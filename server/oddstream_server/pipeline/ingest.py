@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -44,6 +45,11 @@ T = TypeVar("T")
 Configure = Callable[[Sequence[StrategySetting]], Sequence[ConfiguredStrategy]]
 """From what operators set to the strategies that run."""
 
+HOLD_SECONDS: Final = 0.25
+"""How long deciding on one batch may hold the event loop. The lease's renewal waits behind it, and so does the next
+batch of a backlog: after each decision the next batch is as large as the last pace allows."""
+_FIRST_TICKS: Final = 100
+"""Of the first batch, whose pace nobody knows."""
 MEASURE_US: Final = 600 * 1_000_000
 """How often the record of graded signals is read for the confidence of new ones."""
 _FOLLOWABLE = (MarketState.OPEN, MarketState.PAUSED, MarketState.DISPUTED)
@@ -57,6 +63,7 @@ class Ingest:
     :param controls: what operators ordered; None where there are none to obey.
     :param configure: None where the runner's strategies stay as they are.
     :param fitted: what was fitted for strategies; None where nothing can be.
+    :param batch_ticks: at most so many in one transaction; fewer where deciding on them would take too long.
     :param on_new_markets: told the venue of pages that brought something the catalog didn't have.
     """
 
@@ -79,7 +86,7 @@ class Ingest:
         configure: Configure | None = None,
         on_new_markets: Callable[[Venue], None] = lambda venue: None,
         fitted: FittedObjects | None = None,
-        batch_ticks: int = 5_000,
+        batch_ticks: int = 1_000,
         linger_seconds: float = 0.0,
         retry_seconds: float = 0.2,
     ) -> None:
@@ -101,6 +108,7 @@ class Ingest:
         self._controls_revision: int | None = None
         self._settings: tuple[StrategySetting, ...] = ()
         self._batch_ticks = batch_ticks
+        self._bearable_ticks = min(batch_ticks, _FIRST_TICKS)
         self._linger_seconds = linger_seconds
         self._retry_seconds = retry_seconds
         self._writing = asyncio.Lock()
@@ -227,7 +235,7 @@ class Ingest:
     async def write(self) -> None:
         """Take what waits, up to a batch, and store it."""
         async with self._writing:
-            taken = self._queue.take(self._batch_ticks)
+            taken = self._queue.take(self._bearable_ticks)
             self._observer.queue_depth(len(self._queue))
             await self._store_others(taken.others)
             floors = {v: max(self._runner.position_us(v), self._swept_us.get(v, 0)) for v in Venue}
@@ -287,7 +295,11 @@ class Ingest:
                 return result
 
     def _decide(self, stored: Sequence[Quote | Trade]) -> Decision:
+        began = time.perf_counter()
         decision = self._runner.decide(stored, None if stored else self._clock())
+        if stored:
+            ticks_held = int(HOLD_SECONDS * len(stored) / (time.perf_counter() - began))
+            self._bearable_ticks = max(1, min(self._batch_ticks, ticks_held))
         return replace(decision, next_quotes=self._next_quotes.see(stored, decision.events))
 
     def _rollback(self) -> None:

@@ -55,7 +55,7 @@ class PipelineSettings:
     discovery_seconds: float = 300.0
     lease_seconds: float = 3.0
     queue_capacity: int = 20_000
-    batch_ticks: int = 5_000
+    batch_ticks: int = 1_000
     linger_seconds: float = 0.0
     """How long the writer waits for more after the first item; ticks that come while it commits gather anyway."""
     sweep_seconds: float = 1.0
@@ -218,8 +218,10 @@ class Pipeline:
         self._observer.leading(lease.epoch)
         try:
             await self._run_everything()
-        except* (Fenced, LeaseLost):
+        except* Fenced:
             self._observer.fenced()
+        except* LeaseLost:
+            self._observer.lease_lost()
         finally:
             self._lease = None
             self._queue.clear()

@@ -84,8 +84,8 @@ async def crashes(folder: Path, count: int, at_least: int, plant: str = "") -> l
             found.append(f"a stream broke: {bot.breaks}")
     if reads.failed:
         found.append(f"{len(reads.failed)} reads failed: {reads.failed[:2]}")
-    if reads.refused and min(reads.refused) < RETRIED_SECONDS:
-        found.append(f"a read was refused after {min(reads.refused):.2f} s of trying")
+    if reads.refused and min(reads.refused)[0] < RETRIED_SECONDS:
+        found.append("a read was refused after {:.2f} s of trying: {}".format(*min(reads.refused)))
     assert reads.done >= 10 * count, "too few reads to say anything"
     assert len(log) >= at_least
     assert written["doubtful"] >= count, "the writers hardly felt it"
@@ -103,7 +103,7 @@ class Reads:
         self._client = oddstream.AsyncClient(target, api_key=key)
         self.done = 0
         self.failed: list[str] = []
-        self.refused: list[float] = []
+        self.refused: list[tuple[float, str]] = []
         self.slowest_s = 0.0
         self.last_s = 0.0
 
@@ -124,7 +124,7 @@ class Reads:
             except oddstream.OddstreamError as error:
                 tried_s = time.monotonic() - began
                 if error.reason == "DEPENDENCY_UNAVAILABLE":
-                    self.refused.append(tried_s)
+                    self.refused.append((tried_s, str(error)))
                 else:
                     self.failed.append(f"{error} after {tried_s:.2f} s")
             else:
