@@ -27,10 +27,11 @@ from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.application.markets import Markets
 from oddstream_server.domain.market import Market
 from oddstream_server.interceptors.assembly import ChainSettings, build_layers
-from oddstream_server.interceptors.call import Interceptor
+from oddstream_server.interceptors.call import Layer
 from oddstream_server.interceptors.chain import Chain
 from oddstream_server.interceptors.in_flight import InFlight
 from oddstream_server.interceptors.methods import method_table
+from oddstream_server.lifecycle import calm_collector
 from oddstream_server.observability.logging import configure_logging
 from oddstream_server.shared_state.connection import SharedState
 from oddstream_server.shared_state.limiter import LeasedRateLimiter
@@ -79,7 +80,7 @@ async def echo() -> int:
 class Parts:
     """What the chain and its handler are made of."""
 
-    layers: tuple[Interceptor, ...]
+    layers: tuple[Layer, ...]
     contract: Contract
     in_flight: InFlight
     service: MarketService
@@ -151,6 +152,7 @@ async def serve(mode: str, given: Given) -> None:
         port = await start(given, cached=mode == "fastapi")
     else:
         port = await chain(given, cached=mode == "cached")
+    calm_collector()  # as the product does; for all servers alike
     print(port, flush=True)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -8,13 +8,13 @@ follow each other, so that what it does matter is in all of them.
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 from loadtests.unary.world import MARKET, METHOD, SERVICE
 from oddstream.v1 import market_service_pb2
 from oddstream_server.application.calls.request import RequestContext
-from oddstream_server.interceptors.call import Call, Interceptor, text_metadata
+from oddstream_server.interceptors.call import Call, Layer, text_metadata
+from oddstream_server.interceptors.composition import composed as chained
 from oddstream_server.interceptors.methods import method_table
 from oddstream_server.transport.contract import Contract
 
@@ -40,7 +40,7 @@ class StandInContext:
 
 
 async def stage_times_us(
-    layers: tuple[Interceptor, ...], contract: Contract, handler: Callable[[Any, Any], Awaitable[Any]], key: str
+    layers: tuple[Layer, ...], contract: Contract, handler: Callable[[Any, Any], Awaitable[Any]], key: str
 ) -> dict[str, float]:
     """CPU microseconds a call of each layer and of the handler with its conversion and serialisation."""
     method = method_table(contract)[f"/{SERVICE}/{METHOD}"]
@@ -56,10 +56,7 @@ async def stage_times_us(
         return (await handler(call.request, call.context)).SerializeToString()
 
     def composed(depth: int) -> Callable[[Call], Awaitable[Any]]:
-        proceed: Any = handle if depth > len(layers) else nothing
-        for layer in reversed(layers[:depth]):
-            proceed = partial(layer.intercept, proceed=proceed)
-        return proceed  # type: ignore[no-any-return]  # partials of coroutine functions
+        return chained(layers[:depth], handle if depth > len(layers) else nothing, method.kind)
 
     async def turn(proceed: Callable[[Call], Awaitable[Any]]) -> float:
         began = time.process_time()

@@ -38,8 +38,8 @@ file = Path(sys.argv[1])
 configure_logging(level="info", json=True, file=file, process="serve-0")
 
 async def main():
-    log_call({"correlation_id": "c-1"})
-    log_call({"correlation_id": "ods_live_abcdefghijkl_" + "p" * 49})
+    log_call(dict, {"correlation_id": "c-1"})
+    log_call(dict, {"correlation_id": "ods_live_abcdefghijkl_" + "p" * 49})
     print(len(file.read_text().splitlines()))
     structlog.get_logger().info("later, and after them", correlation_id="c-2")
     print(len(file.read_text().splitlines()))

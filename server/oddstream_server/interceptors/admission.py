@@ -3,7 +3,7 @@
 import random
 from typing import Any, ClassVar
 
-from oddstream_server.domain.errors import ResourceExhausted, Unavailable
+from oddstream_server.domain.errors import OddstreamError, ResourceExhausted, Unavailable
 from oddstream_server.interceptors.call import Call, Proceed
 from oddstream_server.interceptors.in_flight import InFlight
 
@@ -16,6 +16,11 @@ class AdmissionInterceptor:
     def __init__(self, in_flight: InFlight, maximum_unary: int = 2000) -> None:
         self._in_flight = in_flight
         self._maximum_unary = maximum_unary
+
+    def passes(self, call: Call) -> bool:
+        return self._in_flight.unary <= self._maximum_unary
+
+    async def failed(self, call: Call, error: OddstreamError) -> None: ...
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         if call.method.open_to_all:

@@ -10,7 +10,7 @@ from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.ports import RateLimiter, StreamQuota
 from oddstream_server.interceptors.admission import AdmissionInterceptor
 from oddstream_server.interceptors.authentication import AuthenticationInterceptor
-from oddstream_server.interceptors.call import Interceptor
+from oddstream_server.interceptors.call import Layer
 from oddstream_server.interceptors.chain import Chain
 from oddstream_server.interceptors.deadline import DeadlineInterceptor
 from oddstream_server.interceptors.errors import ErrorsInterceptor
@@ -66,7 +66,7 @@ def build_layers(
     in_flight: InFlight,
     registry: CollectorRegistry,
     denials: Denials | None = None,
-) -> tuple[Interceptor, ...]:
+) -> tuple[Layer, ...]:
     """The layers in their order, outermost first."""
     methods = method_table(contract)
     return (

@@ -33,6 +33,23 @@ class AuthenticationInterceptor:
         self._certificate_roles = certificate_roles
         self._denials = denials
 
+    def passes(self, call: Call) -> bool:
+        method, known = call.method, call.known
+        if known is None or method.open_to_all:
+            return False
+        try:
+            authorize(known, method.access, method.service_name, call.request_context.peer_address)
+        except PermissionDenied:
+            return False
+        call.request_context.principal = known
+        return True
+
+    async def failed(self, call: Call, error: OddstreamError) -> None:
+        """A denial goes into the audit log, whether by the role, by a scope or by the use case."""
+        principal = call.request_context.principal
+        if self._denials is not None and principal is not None and isinstance(error, PermissionDenied):
+            await self._denials.record(principal, call.method.service, _digest(call.request), error)
+
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         method = call.method
         if method.open_to_all:
@@ -44,9 +61,8 @@ class AuthenticationInterceptor:
                 authorize(principal, method.access, method.service_name, request.peer_address)
             if not method.kind.response_streaming:
                 return await proceed(call)
-        except PermissionDenied as error:  # by the role, by a scope, or by the use case
-            if self._denials is not None:
-                await self._denials.record(principal, method.service, _digest(call.request), error)
+        except PermissionDenied as error:
+            await self.failed(call, error)
             raise
         guard = _StreamGuard()
         with self._authenticator.watching(principal, guard.end):

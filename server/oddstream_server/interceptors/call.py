@@ -1,14 +1,18 @@
 """One rpc on its way through the chain, and what is known of its method."""
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import Token
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import grpc
 
 from oddstream_server.application.access.authorization import Access
 from oddstream_server.application.calls.request import RequestContext
+from oddstream_server.domain.errors import OddstreamError
+from oddstream_server.domain.principal import Principal
 
 
 class MethodKind(StrEnum):
@@ -80,9 +84,28 @@ class Call:
     code: grpc.StatusCode = grpc.StatusCode.OK
     """How it ended; set by the errors interceptor."""
     reason: str = ""
+    began: float = field(default_factory=time.perf_counter)
+    """On the performance counter."""
+    known: Principal | None = None
+    """The caller, where the key was found good a moment ago; ``request_context.principal`` is who was let in."""
+    entered: Token[RequestContext | None] | None = None
+    """Of the context variable; kept by the layer that sets it."""
 
 
 Proceed = Callable[[Call], Awaitable[Any]]
+
+
+@runtime_checkable
+class Bracket(Protocol):
+    """A layer that does something before and after each call, waits for nothing, and raises nothing."""
+
+    name: ClassVar[str]
+
+    def enter(self, call: Call) -> None: ...
+
+    def leave(self, call: Call, response: Any) -> None:
+        """:param response: None where the call failed, and after a stream."""
+        ...
 
 
 class Interceptor(Protocol):
@@ -95,6 +118,23 @@ class Interceptor(Protocol):
     name: ClassVar[str]
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any: ...
+
+
+@runtime_checkable
+class Gate(Interceptor, Protocol):
+    """A layer that most unary calls pass without it waiting for anything: then :meth:`intercept` is left out."""
+
+    def passes(self, call: Call) -> bool:
+        """True where the layer has done all it had to do before the call. False hands the call to ``intercept``, and
+        must leave it such that ``intercept`` can do the whole."""
+        ...
+
+    async def failed(self, call: Call, error: OddstreamError) -> None:
+        """A call that had passed failed behind this layer."""
+        ...
+
+
+Layer = Bracket | Interceptor
 
 
 def text_metadata(pairs: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:

@@ -18,7 +18,6 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import grpc
@@ -30,12 +29,13 @@ from oddstream_server.interceptors.call import (
     UNKNOWN_METHOD,
     Call,
     Context,
-    Interceptor,
+    Layer,
     Method,
     MethodKind,
     Proceed,
     text_metadata,
 )
+from oddstream_server.interceptors.composition import composed
 from oddstream_server.interceptors.in_flight import InFlight
 
 if TYPE_CHECKING:
@@ -74,11 +74,11 @@ class Chain(grpc.aio.ServerInterceptor):
     :raises ChainOrderError: a layer is missing, foreign or out of place.
     """
 
-    def __init__(self, interceptors: Sequence[Interceptor], methods: Mapping[str, Method], in_flight: InFlight) -> None:
-        names = tuple(interceptor.name for interceptor in interceptors)
+    def __init__(self, layers: Sequence[Layer], methods: Mapping[str, Method], in_flight: InFlight) -> None:
+        names = tuple(layer.name for layer in layers)
         if names != ORDER:
             raise ChainOrderError(f"the layers are {', '.join(names)}; they have to be {', '.join(ORDER)}")
-        self._interceptors = tuple(interceptors)
+        self._layers = tuple(layers)
         self._methods = methods
         self._in_flight = in_flight
         self._handlers: dict[str, Handler] = {}
@@ -114,9 +114,7 @@ class Chain(grpc.aio.ServerInterceptor):
         return self._compose(method, _terminal(cast("Behaviour", behaviour), kind), registered.request_deserializer)
 
     def _compose(self, method: Method, terminal: Proceed, deserialize: Callable[[bytes], Any] | None) -> Handler:
-        proceed = terminal
-        for interceptor in reversed(self._interceptors):
-            proceed = partial(interceptor.intercept, proceed=proceed)
+        proceed = composed(self._layers, terminal, method.kind)
         in_flight = self._in_flight
         read = deserialize or _keep_bytes
 
@@ -147,6 +145,12 @@ def _terminal(behaviour: Behaviour, kind: MethodKind) -> Proceed:
     """The registered handler as the innermost step. Generators are driven from here by ``write``, since gRPC would
     leave an abandoned one to the garbage collector, in another context."""
     generates = inspect.isasyncgenfunction(behaviour)
+    if kind is MethodKind.UNARY and inspect.iscoroutinefunction(behaviour):
+
+        async def answer(call: Call) -> Any:
+            return await behaviour(call.request, call.context)
+
+        return answer
 
     async def run(call: Call) -> Any:
         request = _read(call.request, call.deserialize) if kind.request_streaming else call.request

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from oddstream_server.application.ports import RateLimiter, StreamQuota
-from oddstream_server.domain.errors import ResourceExhausted
+from oddstream_server.domain.errors import OddstreamError, ResourceExhausted
 from oddstream_server.interceptors.call import Call, Proceed
 
 _STREAM_RETRY_US = 1_000_000
@@ -23,6 +23,15 @@ class KeyLimitInterceptor:
         self._quota = quota
         self._units_per_minute = units_per_minute
         self._streams_per_key = streams_per_key
+
+    def passes(self, call: Call) -> bool:
+        principal = call.request_context.principal
+        if principal is None:
+            return False
+        access = call.method.access
+        return self._limiter.spend(f"key:{principal.subject}", access.cost if access else 1)
+
+    async def failed(self, call: Call, error: OddstreamError) -> None: ...
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         principal = call.request_context.principal

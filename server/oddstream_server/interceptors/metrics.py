@@ -17,10 +17,12 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from oddstream_server.interceptors.call import UNKNOWN_METHOD, Call, Context, Method, Proceed
+from oddstream_server.interceptors.call import UNKNOWN_METHOD, Call, Context, Method
 
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_OK = grpc.StatusCode.OK
+_FAILURES = tuple(code for code in grpc.StatusCode if code is not _OK)
 _BOUNDS = (*map(floatToGoString, _BUCKETS), "+Inf")
 
 
@@ -39,7 +41,8 @@ class _Series:
     started: int = 0
     received: int = 0
     sent: int = 0
-    handled: dict[grpc.StatusCode, int] = field(default_factory=lambda: dict.fromkeys(grpc.StatusCode, 0))
+    ok: int = 0
+    failed: dict[grpc.StatusCode, int] = field(default_factory=lambda: dict.fromkeys(_FAILURES, 0))
     seconds: float = 0.0
     in_bucket: list[int] = field(default_factory=lambda: [0] * (len(_BUCKETS) + 1))
 
@@ -67,16 +70,14 @@ class MetricsInterceptor(Collector):
             started.add_metric(series.labels, series.started)
             received.add_metric(series.labels, series.received)
             sent.add_metric(series.labels, series.sent)
-            for code, count in series.handled.items():
+            for code, count in ((_OK, series.ok), *series.failed.items()):
                 handled.add_metric((*series.labels, code_label(code)), count)
             cumulative = zip(_BOUNDS, accumulate(series.in_bucket), strict=True)
             seconds.add_metric(series.labels, [(bound, count) for bound, count in cumulative], series.seconds)
         yield from (started, handled, received, sent, seconds)
 
-    async def intercept(self, call: Call, proceed: Proceed) -> Any:
-        series = self._series.get(call.method.full_name)
-        if series is None:  # registered without being declared; the set of those is ours, so it is bounded
-            series = self._series[call.method.full_name] = _new_series(call.method)
+    def enter(self, call: Call) -> None:
+        series = self._of(call.method)
         series.started += 1
         if call.method.kind.request_streaming:
             call.request = _counted(call.request, series)
@@ -84,17 +85,24 @@ class MetricsInterceptor(Collector):
             series.received += 1
         if call.method.kind.response_streaming:
             call.context = cast("Context", CountingContext(call.context, series))
-        began = time.perf_counter()
-        try:
-            response = await proceed(call)
-            if response is not None:
-                series.sent += 1
-            return response
-        finally:
-            elapsed = time.perf_counter() - began
-            series.handled[call.code] += 1
-            series.seconds += elapsed
-            series.in_bucket[bisect_left(_BUCKETS, elapsed)] += 1
+
+    def leave(self, call: Call, response: Any) -> None:
+        series = self._of(call.method)
+        if response is not None:
+            series.sent += 1
+        elapsed = time.perf_counter() - call.began
+        if call.code is _OK:  # an enumeration's member is hashed in Python
+            series.ok += 1
+        else:
+            series.failed[call.code] += 1
+        series.seconds += elapsed
+        series.in_bucket[bisect_left(_BUCKETS, elapsed)] += 1
+
+    def _of(self, method: Method) -> "_Series":
+        series = self._series.get(method.full_name)
+        if series is None:  # registered without being declared; the set of those is ours, so it is bounded
+            series = self._series[method.full_name] = _new_series(method)
+        return series
 
 
 def _new_series(method: Method) -> _Series:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from oddstream_server.application.access.certificate_roles import CertificateRoles
 from oddstream_server.application.keys.authentication import Authenticator, bearer_token
 from oddstream_server.application.ports import RateLimiter
-from oddstream_server.domain.errors import ResourceExhausted, Unauthenticated
+from oddstream_server.domain.errors import OddstreamError, ResourceExhausted, Unauthenticated
 from oddstream_server.interceptors.call import Call, Proceed
 from oddstream_server.interceptors.client_certificate import certificate_of
 
@@ -36,6 +36,14 @@ class PeerLimitInterceptor:
         self._authenticator = authenticator
         self._calls_per_minute = calls_per_minute
         self._certificate_roles = certificate_roles
+
+    def passes(self, call: Call) -> bool:
+        if call.method.open_to_all:
+            return False
+        call.known = self._authenticator.cached(bearer_token(call.metadata))
+        return call.known is not None  # nothing is charged then, and nobody with a good key is refused for the address
+
+    async def failed(self, call: Call, error: OddstreamError) -> None: ...
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         peer = _bucket_of(call.request_context.peer_address)

@@ -12,8 +12,8 @@ from urllib.parse import unquote
 import grpc
 import structlog
 
-from oddstream_server.application.calls.request import current_request
-from oddstream_server.interceptors.call import Call, Proceed
+from oddstream_server.application.calls.request import RequestContext, current_request
+from oddstream_server.interceptors.call import Call, Method
 from oddstream_server.observability.logging import log_call
 
 CORRELATION_KEY = "x-correlation-id"
@@ -25,8 +25,6 @@ _TRACEPARENT_PATTERN = re.compile(
 
 _ids = random.Random()  # noqa: S311  # seeded by the system in each process
 
-_CODE_NAMES = {code: code.name for code in grpc.StatusCode}
-
 log = structlog.get_logger()
 
 
@@ -36,46 +34,47 @@ class RequestContextInterceptor:
     def __init__(self, peers: "PeerAddresses") -> None:
         self._peers = peers
 
-    async def intercept(self, call: Call, proceed: Proceed) -> Any:
+    def enter(self, call: Call) -> None:
         request = call.request_context
         made = _new_id(40)
         request.traceparent = traceparent_of(call.metadata.get(TRACEPARENT_KEY), made[32:])
         given = call.metadata.get(CORRELATION_KEY, "")
         request.correlation_id = given if given and _CORRELATION_PATTERN.fullmatch(given) else made[:32]
         request.peer_address = self._peers.address_of(call.context.peer(), call.metadata.get("x-forwarded-for"))
-        call.trailers.append((CORRELATION_KEY, request.correlation_id))
-        call.trailers.append((TRACEPARENT_KEY, request.traceparent))
+        call.trailers += ((CORRELATION_KEY, request.correlation_id), (TRACEPARENT_KEY, request.traceparent))
+        # They go out in one batch with the answer and its status.
         call.context.set_trailing_metadata(tuple(call.trailers))
-        token = current_request.set(request)
-        started = time.perf_counter()
-        try:
-            if call.method.kind.response_streaming and not call.method.open_to_all:
-                log.info("stream opened", method=call.method.full_name)
-            return await proceed(call)
-        finally:
-            _log_end(call, started)
-            current_request.reset(token)
+        call.entered = current_request.set(request)
+        if call.method.kind.response_streaming and not call.method.open_to_all:
+            log.info("stream opened", method=call.method.full_name)
+
+    def leave(self, call: Call, response: Any) -> None:
+        seconds = time.perf_counter() - call.began
+        # A balancer asks for health each second; its good answers would be most of the log.
+        if call.method.open_to_all and call.code in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED):
+            log.debug("call ended", **_fields(call.method, call.code, seconds, call.request_context, call.reason))
+        else:
+            log_call(_fields, call.method, call.code, seconds, call.request_context, call.reason)
+        if call.entered is not None:
+            current_request.reset(call.entered)
 
 
-def _log_end(call: Call, started: float) -> None:
-    request = call.request_context
+def _fields(
+    method: Method, code: grpc.StatusCode, seconds: float, request: RequestContext, reason: str
+) -> dict[str, object]:
     fields: dict[str, object] = {
-        "method": call.method.full_name,
-        "code": _CODE_NAMES[call.code],
-        "duration_ms": round((time.perf_counter() - started) * 1000, 3),
+        "method": method.full_name,
+        "code": code.name,
+        "duration_ms": round(seconds * 1000, 3),
         "peer_network": request.peer_network,
         "correlation_id": request.correlation_id,
         "trace_id": request.trace_id,
     }
     if request.principal is not None:
         fields["subject"] = request.principal.subject
-    if call.reason:
-        fields["reason"] = call.reason
-    # A balancer asks for health each second; its good answers would be most of the log.
-    if call.method.open_to_all and call.code in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED):
-        log.debug("call ended", **fields)
-    else:
-        log_call(fields)
+    if reason:
+        fields["reason"] = reason
+    return fields
 
 
 def traceparent_of(given: str | None, made: str) -> str:

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from google.protobuf.message import DecodeError
 
-from oddstream_server.domain.errors import InvalidArgument
+from oddstream_server.domain.errors import InvalidArgument, OddstreamError
 from oddstream_server.interceptors.call import Call, Proceed
 from oddstream_server.interceptors.chain import malformed_request
 from oddstream_server.transport.contract import Contract
@@ -19,6 +19,15 @@ class ValidationInterceptor:
         self._contract = contract
         self._good: dict[tuple[str, bytes], None] = {}
         """Small requests that kept every rule. Bots ask for the same again and again, and the rules never change."""
+
+    def passes(self, call: Call) -> bool:
+        body: bytes = call.request
+        if (call.method.full_name, body) not in self._good:
+            return False
+        call.request = call.deserialize(body)
+        return True
+
+    async def failed(self, call: Call, error: OddstreamError) -> None: ...
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         if call.method.kind.request_streaming:

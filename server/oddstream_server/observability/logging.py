@@ -11,6 +11,8 @@ import os
 import re
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -25,7 +27,9 @@ from oddstream_server.application.calls.request import current_request
 
 SECRET_WORDS = ("authorization", "password", "secret", "token", "private_key", "api_key", "database_url", "redis_url")
 """A field whose name contains one of these is never written; ids and prefixes have other names."""
-_HELD_SECONDS, _HELD_BYTES = 0.05, 65_536
+_HELD_SECONDS, _HELD_CALLS = 0.05, 256
+_CallEnd = tuple[float, Callable[..., dict[str, object]], tuple[object, ...]]
+"""When, and of what its line is made how."""
 SAFE_FIELDS = frozenset({"page_token_present", "resume_token_present"})
 
 
@@ -75,6 +79,8 @@ class _LineWriter:
         self._fd = fd
         self._lock = threading.RLock()  # what the garbage collector ends may log in the middle of this
         self._held = bytearray()
+        self._calls: deque[_CallEnd] = deque()
+        """Ended, and not yet written out as lines."""
         self._flushed_by: asyncio.AbstractEventLoop | None = None
         """The loop that will write what is held."""
         atexit.register(self.flush)
@@ -86,27 +92,38 @@ class _LineWriter:
     def hold(self, line: bytes) -> None:
         whole = without_secrets(line) + b"\n"
         with self._lock:
+            self._render_calls()
             self._held += whole
 
-    def soon(self, line: bytes) -> None:
-        """Write a line with those of the next 50 ms: a system call for each costs more than the line.
-
-        :param line: of our own fields. All of a caller's in it is a correlation id, which may be a key or a token.
+    def soon(self, ended: "_CallEnd") -> None:
+        """Write a call's line with those of the next 50 ms: a system call for each costs more than the line, and lines
+        made one after the other cost a fifth of what they cost between two calls.
         """
-        if b"ods_" in line or b"eyJ" in line:
-            line = without_secrets(line)
-        with self._lock:
-            self._held += line + b"\n"
+        self._calls.append(ended)
         loop = asyncio._get_running_loop()
-        if loop is None or len(self._held) >= _HELD_BYTES:
+        if loop is None or len(self._calls) >= _HELD_CALLS:
             self.flush()
         elif self._flushed_by is not loop:
             self._flushed_by = loop
             loop.call_later(_HELD_SECONDS, self.flush)
 
+    def _render_calls(self) -> None:
+        calls, process = self._calls, _CallLines.process
+        while calls:
+            instant, make, values = calls.popleft()
+            fields = make(*values)
+            fields["event"], fields["level"] = "call ended", "info"
+            fields["time"], fields["process"] = datetime.fromtimestamp(instant, UTC), process
+            line = orjson.dumps(fields, option=orjson.OPT_UTC_Z)
+            # Our own fields. All of a caller's in it is a correlation id, which may be a key or a token.
+            if b"ods_" in line or b"eyJ" in line:
+                line = without_secrets(line)
+            self._held += line + b"\n"
+
     def flush(self) -> None:
         with self._lock:
             self._flushed_by = None
+            self._render_calls()
             held, self._held = self._held, bytearray()
             view = memoryview(held)
             while view:
@@ -147,18 +164,16 @@ class _CallLines:
     process: ClassVar[str] = ""
 
 
-def log_call(fields: dict[str, object]) -> None:
+def log_call(make: Callable[..., dict[str, object]], *values: object) -> None:
     """Log that a call has ended, within 50 ms.
 
-    :param fields: they change here; none may name a secret.
+    :param make: makes the line's fields of the values when the line is written; none may name a secret.
     """
     writer = _CallLines.writer
     if writer is None:
-        structlog.get_logger().info("call ended", **fields)
-        return
-    fields["event"], fields["level"] = "call ended", "info"
-    fields["time"], fields["process"] = datetime.now(UTC), _CallLines.process
-    writer.soon(orjson.dumps(fields, option=orjson.OPT_UTC_Z))
+        structlog.get_logger().info("call ended", **make(*values))
+    else:
+        writer.soon((time.time(), make, values))
 
 
 def _dumps(value: object, **_: Any) -> bytes:
