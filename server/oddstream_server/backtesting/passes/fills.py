@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from oddstream_server.backtesting.acceleration import compiled, inlined
+from oddstream_server.backtesting.passes.intents import compact
 from oddstream_server.backtesting.passes.offers import (
     AT_SIGNAL,
     CONFIGURED,
@@ -509,6 +510,5 @@ def find_offers(
     book = OfferPass(shard, universe, strategy_count, rules, plain=plain)
     chunks = [*book.run(intents, 0, len(shard.quotes)), *book.finish()]
     if len(chunks) == 1:
-        offers = chunks[0]
-        return offers if offers.base is None or 2 * len(offers) > len(offers.base) else offers.copy()
+        return compact(chunks[0])
     return np.concatenate(chunks) if chunks else np.empty(0, dtype=OFFER)

@@ -137,6 +137,11 @@ class Found:
     warm_row_count: int
 
 
+def compact(records: Any) -> Any:
+    """Records as they are, or copied where they keep more than four times their own memory from being freed."""
+    return records if records.base is None or 4 * records.nbytes > records.base.nbytes else records.copy()
+
+
 def found_in(chunks: Sequence[Any], counts: Any) -> Found:
     """What a call found, with baskets numbered through.
 
@@ -148,7 +153,7 @@ def found_in(chunks: Sequence[Any], counts: Any) -> Found:
         written += len(chunk)
     created, revised, ended, _, warm = counts.tolist()
     if len(chunks) == 1:
-        return Found(chunks[0], created, revised, ended, warm)
+        return Found(compact(chunks[0]), created, revised, ended, warm)
     return Found(np.concatenate(chunks) if chunks else np.empty(0, dtype=INTENT), created, revised, ended, warm)
 
 

@@ -163,7 +163,14 @@ def drive(
             row_cells[7] = payout
             for j in range(extras):
                 row_cells[base + j] = extra[i, j]
-            for j in range(len(out_cells)):
+            # one by one: a loop whose length the compiler can't know costs as much as a step
+            out_cells[0] = 0
+            out_cells[1] = 0
+            out_cells[2] = 0
+            out_cells[3] = 0
+            out_cells[4] = 0
+            out_cells[5] = 0
+            for j in range(6, len(out_cells)):
                 out_cells[j] = 0
             bound_step(states[m], params[0], row[0], out[0])
             side = min(out_cells[0], 2)
