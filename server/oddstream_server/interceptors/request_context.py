@@ -4,7 +4,7 @@ import ipaddress
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import unquote
@@ -24,6 +24,8 @@ _TRACEPARENT_PATTERN = re.compile(
 )
 
 _ids = random.Random()  # noqa: S311  # seeded by the system in each process
+_ID_DIGITS, _IDS_AT_ONCE = 80, 256
+_OK = grpc.StatusCode.OK
 
 log = structlog.get_logger()
 
@@ -36,7 +38,7 @@ class RequestContextInterceptor:
 
     def enter(self, call: Call) -> None:
         request = call.request_context
-        made = _new_id(40)
+        made = next(_made)
         request.traceparent = traceparent_of(call.metadata.get(TRACEPARENT_KEY), made[32:])
         given = call.metadata.get(CORRELATION_KEY, "")
         request.correlation_id = given if given and _CORRELATION_PATTERN.fullmatch(given) else made[:32]
@@ -64,7 +66,7 @@ def _fields(
 ) -> dict[str, object]:
     fields: dict[str, object] = {
         "method": method.full_name,
-        "code": code.name,
+        "code": "OK" if code is _OK else code.name,
         "duration_ms": round(seconds * 1000, 3),
         "peer_network": request.peer_network,
         "correlation_id": request.correlation_id,
@@ -88,9 +90,16 @@ def traceparent_of(given: str | None, made: str) -> str:
     return f"00-{made[16:]}-{made[:16]}-00"
 
 
-def _new_id(size_bytes: int) -> str:
-    """Names a call and is no secret, so it needs no system call for its randomness."""
-    return f"{_ids.getrandbits(8 * size_bytes) or 1:0{2 * size_bytes}x}"
+def _new_ids() -> Iterator[str]:
+    """80 hexadecimal digits for each call. They name it and are no secret, so they need no system call for their
+    randomness; many are made at once, which costs a tenth."""
+    while True:
+        digits = _ids.randbytes(_ID_DIGITS // 2 * _IDS_AT_ONCE).hex()
+        for start in range(0, len(digits), _ID_DIGITS):
+            yield digits[start : start + _ID_DIGITS]
+
+
+_made = _new_ids()
 
 
 class PeerAddresses:

@@ -40,8 +40,11 @@ _RETURN_US = 100_000
 
 def bearer_token(metadata: Mapping[str, str]) -> str | None:
     """The token of ``authorization: Bearer <token>``; None where there is none of that form."""
-    scheme, _, token = metadata.get("authorization", "").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None
+    given = metadata.get("authorization")
+    if given is None:
+        return None
+    scheme, _, token = given.partition(" ")
+    return token.strip() or None if scheme == "Bearer" or scheme.lower() == "bearer" else None
 
 
 def missing_key() -> Unauthenticated:
