@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
-import coverage
 import pytest
 
 from oddstream_server.embedded.launch.binaries import postgres_programs, redis_program
@@ -24,7 +23,7 @@ from oddstream_server.embedded.layout import DataFolder
 from oddstream_server.embedded.postgres.cluster import PostgresAddress, PostgresCluster
 from oddstream_server.embedded.redis_server import RedisServer
 from oddstream_server.storage.migrate import upgrade
-from tests import log_check
+from tests import coverage_pauses, log_check
 from tests.log_check import keep_logs
 
 T = TypeVar("T")
@@ -45,11 +44,7 @@ _FAST = {
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(log_check, "log_check")
-    if hasattr(config, "workerinput"):
-        # Coverage began in this worker as in any subprocess, and pytest-cov began one more before it knew that this is
-        # a worker. Beside the one that it is about to start they would go on where `no_cover` pauses that one.
-        while (begun := coverage.Coverage.current()) is not None:
-            begun.stop()
+    config.pluginmanager.register(coverage_pauses, "coverage_pauses")
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
