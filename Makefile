@@ -46,7 +46,7 @@ oracle-backtest: .venv/dev.stamp ## the backtest engine beside nautilus_trader, 
 	@.venv-oracle/bin/python -m pytest -n 0 tests/backtesting/test_public_oracle.py $(ARGS)
 
 .PHONY: bench-unary
-bench-unary: .venv/dev.stamp ## a unary call beside a bare gRPC echo and FastAPI; pages at 1M and 10M rows (CHECK=1 fails where an aim is missed)
+bench-unary: .venv/dev.stamp ## a unary call beside a bare gRPC echo and FastAPI; pages at 1M and 10M rows (CHECK=1 fails where an aim is missed, QUICK=1)
 	@$(BIN)/uv sync -q --locked --inexact --group bench-web
 	@$(BIN)/python -m loadtests.unary
 

@@ -1,7 +1,8 @@
 """``make bench-unary``: one interleaved run over all servers, ratios to the bare echo, missed aims last.
 
-``SECONDS=4 ROUNDS=3`` are the defaults; ``ROWS=1000000,10000000`` are the sizes between which a keyset page of 100 is
-compared (0 leaves that out). ``CHECK=1`` exits with 1 where an aim is missed.
+``SECONDS=4 ROUNDS=5`` are the defaults; ``ROWS=1000000,10000000`` are the sizes between which a keyset page of 100 is
+compared (0 leaves that out). ``QUICK=1`` takes shorter turns and leaves the pages out. ``CHECK=1`` exits with 1 where
+an aim is missed. Each of the 32 connections asks for a market of its own, one call at a time.
 """
 
 import asyncio
@@ -17,7 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from loadtests.unary.pages import page_times_ms
-from loadtests.unary.world import MARKET, METHOD, SERVICE, Given, sample_market
+from loadtests.unary.raw_client import CONNECTIONS
+from loadtests.unary.world import METHOD, SERVICE, Given, market_id, sample_market
 from oddstream.v1 import market_service_pb2
 from oddstream_server.application.keys.issuing import new_key
 from oddstream_server.application.keys.peppers import Peppers
@@ -32,10 +34,11 @@ from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.markets.catalog import CatalogStore
 from oddstream_server.storage.migrate import upgrade_async
 
-SECONDS = float(os.environ.get("SECONDS", "4"))
-ROUNDS = int(os.environ.get("ROUNDS", "3"))
-ROWS = [int(n) for n in os.environ.get("ROWS", "1000000,10000000").split(",") if int(n)]
-_WARM_UP_S = 1.5
+QUICK = os.environ.get("QUICK") == "1"
+SECONDS = float(os.environ.get("SECONDS", "1" if QUICK else "4"))
+ROUNDS = int(os.environ.get("ROUNDS", "7" if QUICK else "5"))
+ROWS = [int(n) for n in os.environ.get("ROWS", "0" if QUICK else "1000000,10000000").split(",") if int(n)]
+_WARM_UP_S = 0.5 if QUICK else 1.5
 BATCH = 100
 
 MODES = {
@@ -76,15 +79,15 @@ def measure(mode: str, server: Server, key: str) -> tuple[float, float]:
     """Calls a second, and the server's CPU in microseconds a call."""
     kind = MODES[mode][1]
     path = f"/{SERVICE}/{'BatchGetMarkets' if mode == 'batch' else METHOD}"
-    request = (
-        market_service_pb2.BatchGetMarketsRequest(market_ids=[f"kalshi:KXBENCH-{n}" for n in range(BATCH)])
-        if mode == "batch"
-        else market_service_pb2.GetMarketRequest(market_id=MARKET)
-    )
+    if mode == "batch":
+        requests = [market_service_pb2.BatchGetMarketsRequest(market_ids=[market_id(n) for n in range(BATCH)])]
+    else:
+        requests = [market_service_pb2.GetMarketRequest(market_id=market_id(n)) for n in range(CONNECTIONS)]
+    paths = [path] if kind == "grpc" else [f"/markets/{market_id(n)}" for n in range(CONNECTIONS)]
     client = subprocess.Popen(
         [
             *(sys.executable, "-m", "loadtests.unary.raw_client", kind, str(server.port)),
-            *(path if kind == "grpc" else f"/markets/{MARKET}", key, request.SerializeToString().hex(), "100"),
+            *(",".join(paths), key, ",".join(request.SerializeToString().hex() for request in requests), "100"),
             *(str(_WARM_UP_S), str(SECONDS)),
         ],
         stdout=subprocess.PIPE,
@@ -156,12 +159,13 @@ def compare(given: Given, key: str) -> list[str]:
         mode: statistics.median(mine[0] / bare[0] for mine, bare in zip(found, results["echo"], strict=True))
         for mode, found in results.items()
     }
-    print(f"{'':38} {'calls/s':>9} {'CPU µs/call':>12} {'of echo':>8}")
+    print(f"{'':38} {'calls/s':>9} {'of echo':>8} {'CPU µs/call':>12} {'echo of it':>11}")
     cpu = {}
     for mode, (words, _) in MODES.items():
         rate = statistics.median(r for r, _ in results[mode])
         cpu[mode] = statistics.median(c for _, c in results[mode])
-        print(f"{words:38} {rate:>9,.0f} {cpu[mode]:>12.0f} {ratios[mode]:>8.2f}")
+        share = statistics.median(bare[1] / mine[1] for mine, bare in zip(results[mode], results["echo"], strict=True))
+        print(f"{words:38} {rate:>9,.0f} {ratios[mode]:>8.2f} {cpu[mode]:>12.0f} {share:>11.2f}")
     print(
         f"where the time of a row goes: gRPC {cpu['echo']:.0f}, chain and handler {cpu['cached'] - cpu['echo']:.0f}, "
         f"database {cpu['row'] - cpu['cached']:.0f} µs of CPU"

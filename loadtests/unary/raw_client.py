@@ -132,12 +132,17 @@ class HttpCaller:
 
 
 def main() -> None:
-    kind, port, path, key, request, minimum, warm_up, seconds = sys.argv[1:9]
+    kind, port, paths, key, requests, minimum, warm_up, seconds = sys.argv[1:9]
     callers: list[Caller]
     if kind == "grpc":
-        callers = [GrpcCaller(int(port), path, key, bytes.fromhex(request), int(minimum)) for _ in range(CONNECTIONS)]
+        bodies = [bytes.fromhex(request) for request in requests.split(",")]
+        callers = [GrpcCaller(int(port), paths, key, bodies[n % len(bodies)], int(minimum)) for n in range(CONNECTIONS)]
     else:
-        callers = [HttpCaller(int(port), path, key, int(minimum)) for _ in range(CONNECTIONS * CALLS_A_CONNECTION)]
+        asked = paths.split(",")
+        callers = [
+            HttpCaller(int(port), asked[n % len(asked)], key, int(minimum))
+            for n in range(CONNECTIONS * CALLS_A_CONNECTION)
+        ]
     selector = selectors.DefaultSelector()
     for caller in callers:
         selector.register(caller.socket, selectors.EVENT_READ, caller)

@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry
 
+from loadtests.unary.raw_client import CONNECTIONS
 from loadtests.unary.stages import stage_times_us
 from loadtests.unary.world import METHOD, SERVICE, Given, sample_market
 from oddstream.v1 import market_service_pb2_grpc
@@ -137,7 +138,7 @@ def _length(size: int) -> bytes:
     return bytes((*out, size))
 
 
-_HELD = {sample_market().market_id: sample_market()}
+_HELD = {market.market_id: market for market in map(sample_market, range(CONNECTIONS))}
 _KEPT: list[Any] = []
 """What has to live as long as the server."""
 

@@ -6,8 +6,14 @@ from oddstream_server.domain.fees import FREE
 from oddstream_server.domain.market import Market, MarketState, Outcome, PriceRange, Venue
 
 SERVICE, METHOD = "oddstream.v1.MarketService", "GetMarket"
-MARKET = "kalshi:KXBENCH-0"
 _CLOSE_US = 1_900_000_000_000_000
+
+
+def market_id(number: int) -> str:
+    return f"kalshi:KXBENCH-{number}"
+
+
+MARKET = market_id(0)
 
 
 @dataclass(frozen=True)
@@ -23,9 +29,9 @@ class Given:
 
 def sample_market(number: int = 0) -> Market:
     """Its message has about 470 bytes."""
-    native = f"KXBENCH-{number}"
+    native = market_id(number).partition(":")[2]
     return Market(
-        market_id=f"kalshi:{native}",
+        market_id=market_id(number),
         venue=Venue.KALSHI,
         venue_market_id=native,
         event_id="kalshi:KXBENCH",
