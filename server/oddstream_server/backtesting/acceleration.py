@@ -40,9 +40,12 @@ def compiled(
     assert isinstance(function, FunctionType)
     if plain or not AVAILABLE:
         return _copy(function, {**function.__globals__, **bound})
-    key = _digest(function, {name: _digest(f, {}) for name, f in bound.items()}) + str(checked)
+    # error_model "numpy" leaves out the check for a divisor of 0, which our own loops exclude beforehand; they get their
+    # arrays and make none, so they needn't count who holds them (nrt), as a strategy's step may have to
+    options: dict[str, Any] = {"nogil": True, "error_model": "python" if checked else "numpy", "_nrt": checked}
+    key = _digest(function, {name: _digest(f, {}) for name, f in bound.items()}, options)
     if key not in _compiled:
-        _compiled[key] = _compile(function, key, checked, bound)
+        _compiled[key] = _compile(function, key, checked, bound, options)
     return _compiled[key]
 
 
@@ -53,7 +56,11 @@ def inlined(function: _F) -> _F:
 
 
 def _compile(
-    function: FunctionType, key: str, checked: bool, bound: Mapping[str, Callable[..., Any]]
+    function: FunctionType,
+    key: str,
+    checked: bool,
+    bound: Mapping[str, Callable[..., Any]],
+    options: Mapping[str, Any],
 ) -> Callable[..., Any]:
     bindings: dict[str, Any] = {**function.__globals__}
     for name in function.__code__.co_names:
@@ -63,8 +70,6 @@ def _compile(
             bindings[name] = compiled(bindings[name], checked=checked)
     copy = _copy(function, bindings)
     copy.__qualname__ = f"{function.__qualname__}_{key[:16]}"
-    # error_model "numpy" leaves out the check for a divisor of 0, which our own loops exclude beforehand
-    options: dict[str, Any] = {"nogil": True, "error_model": "python" if checked else "numpy"}
     jitted: Callable[..., Any]
     if function in _inlined:
         jitted = numba.njit(inline="always", **options)(copy)
@@ -114,9 +119,13 @@ def _copy(function: FunctionType, bindings: dict[str, Any]) -> FunctionType:
     return copy
 
 
-def _digest(function: Callable[..., Any], bound: Mapping[str, str]) -> str:
+def _digest(function: Callable[..., Any], bound: Mapping[str, str], options: Mapping[str, Any] | None = None) -> str:
     assert isinstance(function, FunctionType)
-    parts = [_own_digest(function, tuple(sorted(bound))), *(f"{name}={bound[name]}" for name in sorted(bound))]
+    parts = [
+        repr(options),
+        _own_digest(function, tuple(sorted(bound))),
+        *(f"{name}={bound[name]}" for name in sorted(bound)),
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

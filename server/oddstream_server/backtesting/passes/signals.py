@@ -133,7 +133,8 @@ def drive(
             i += 1
             continue
         if w["epoch"] != epoch[i] and w["epoch"] != NO_EPOCH:
-            state_cells[m, :] = 0
+            for j in range(state_cells.shape[1]):
+                state_cells[m, j] = 0
             if w["opened"] != 0 and w["expire_us"] > now:
                 counts[2] += 1
             if w["armed"] != 0 and not holds:

@@ -71,6 +71,12 @@ def change_status(spans: Any, status: Any, market: Any, new: Any, now: Any, star
     status[market] = new
 
 
+def copy_marks(marks: Any, last: Any) -> None:
+    for place in range(len(last)):
+        marks[place, 0] = last[place, 0]
+        marks[place, 1] = last[place, 1]
+
+
 def survey(
     market: Any,
     receive_time_us: Any,
@@ -96,7 +102,7 @@ def survey(
     for i in range(len(market)):
         now = receive_time_us[i]
         while g < len(instants) and instants[g] < now:
-            marks[g, :, :] = last
+            copy_marks(marks[g], last)
             g += 1
         while change < len(changes) and changes[change]["time_us"] <= now:
             place = place_of[changes[change]["market"]]
@@ -121,7 +127,7 @@ def survey(
         last[place, 0] = bid_price[i]
         last[place, 1] = ask_price[i]
     while g < len(instants):
-        marks[g, :, :] = last
+        copy_marks(marks[g], last)
         g += 1
     while change < len(changes) and changes[change]["time_us"] <= end_us:
         place = place_of[changes[change]["market"]]
