@@ -38,7 +38,7 @@ test-oracles: .venv/dev.stamp ## figures beside empyrical and scikit-learn, rate
 .PHONY: bench-backtest
 bench-backtest: .venv/dev.stamp ## the backtest engine against numpy.sum, a hand-made loop, vectorbt, hftbacktest (CHECK=1 fails on a miss)
 	@UV_PROJECT_ENVIRONMENT=.venv-bench $(BIN)/uv sync -q --frozen --group bench || echo "the bench group can't be installed; the other engines are left out"
-	@PYTHON=.venv-bench/bin/python; [ -x $$PYTHON ] || PYTHON=$(BIN)/python; exec $$PYTHON -m loadtests.backtest_bench
+	@PYTHON=.venv-bench/bin/python; [ -x $$PYTHON ] || PYTHON=$(BIN)/python; exec $$PYTHON -m loadtests.backtest
 
 .PHONY: oracle-backtest
 oracle-backtest: .venv/dev.stamp ## the backtest engine beside nautilus_trader, in an environment of its own: fills, cash, profit to 0.01 cents

@@ -92,6 +92,7 @@ class RecordedWorld:
                 ask_size_micros=np.full(len(rows), -1, dtype=np.int64),
                 epoch=rows["epoch"].astype(np.int32),
             )
+            del rows  # the columns are copies, and this stands still while the shard is played
             yield Shard(markets, quotes, TradeRows.none(), BookRows.none(), self.prices)
 
 

@@ -40,8 +40,8 @@ def compiled(
     assert isinstance(function, FunctionType)
     if plain or not AVAILABLE:
         return _copy(function, {**function.__globals__, **bound})
-    # error_model "numpy" leaves out the check for a divisor of 0, which our own loops exclude beforehand; they get their
-    # arrays and make none, so they needn't count who holds them (nrt), as a strategy's step may have to
+    # error_model "numpy" leaves out the check for a divisor of 0, which our own loops exclude beforehand; they get
+    # their arrays and make none, so they needn't count who holds them (nrt), as a strategy's step may have to
     options: dict[str, Any] = {"nogil": True, "error_model": "python" if checked else "numpy", "_nrt": checked}
     key = _digest(function, {name: _digest(f, {}) for name, f in bound.items()}, options)
     if key not in _compiled:
