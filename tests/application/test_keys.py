@@ -12,6 +12,7 @@ from oddstream_server.application.keys.authentication import CACHE_SECONDS, Auth
 from oddstream_server.application.keys.issuing import MAXIMUM_LIFE_US, first_admin_key, new_key
 from oddstream_server.application.keys.key_format import KeyMode, checksum, generate, parse
 from oddstream_server.application.keys.peppers import Peppers
+from oddstream_server.application.ports import StoredKey
 from oddstream_server.domain.errors import OddstreamError, Unauthenticated, Unavailable
 from oddstream_server.domain.principal import Role
 from tests.grpc.memory_ports import MemoryKeys
@@ -221,6 +222,32 @@ async def test_calls_at_the_same_time_share_one_read_and_a_cancelled_one_harms_n
     principals = await asyncio.gather(*calls[1:])
     assert len(set(principals)) == 1
     assert gate.keys.reads == 1
+
+
+async def test_a_call_that_joined_a_read_which_failed_has_a_read_of_its_own(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = issue(gate)
+    find, reads, fail = gate.keys.find, 0, asyncio.Event()
+
+    async def find_after_one_failure(key_id: str) -> StoredKey | None:
+        nonlocal reads
+        reads += 1
+        if reads == 1:
+            await fail.wait()
+            raise Unavailable("the database is away; try again")
+        return await find(key_id)
+
+    monkeypatch.setattr(gate.keys, "find", find_after_one_failure)
+    first = asyncio.create_task(gate.authenticator.authenticate(token))
+    await asyncio.sleep(0)
+    late = [asyncio.create_task(gate.authenticator.authenticate(token)) for _ in range(5)]
+    await asyncio.sleep(0)
+    fail.set()
+    with pytest.raises(Unavailable):
+        await first
+    assert len({principal.subject for principal in await asyncio.gather(*late)}) == 1
+    assert reads == 2, "they share the second one too"
 
 
 async def test_unknown_and_wrong_keys_take_the_same_proof_as_good_ones(

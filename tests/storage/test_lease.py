@@ -1,14 +1,17 @@
 """One leader at a time; who lost the lease can write nothing more."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
-import asyncpg
 import pytest
 
-from oddstream_server.application.ports import Decision, Fenced
-from oddstream_server.storage.database import Database
+from oddstream_server.application.ports import Decision, Fenced, Lease
+from oddstream_server.domain.quote import OrderBook
+from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.pipeline_store import PostgresPipelineStore
+from oddstream_server.storage.signals.signal_log import SignalLogStore
 from oddstream_server.storage.tick_store.ticks import TickStore
 
 
@@ -54,21 +57,55 @@ async def test_an_expired_lease_can_be_taken_and_its_holder_is_fenced_off(
     assert (result.quotes_inserted, [e.sequence for e in result.events]) == (1, [1])
 
 
+class Stoppable(Database):
+    """A process that is stopped when it is about to commit: its transaction stays open and holds its locks."""
+
+    stops = False
+    reached: asyncio.Event
+
+    @asynccontextmanager
+    async def transaction(self, **options: Any) -> AsyncIterator[Transaction]:
+        async with super().transaction(**options) as transaction:
+            yield transaction
+            if self.stops:
+                self.reached.set()
+                await asyncio.Event().wait()
+
+
+Write = Callable[[Any, PostgresPipelineStore, Lease, int], Awaitable[Any]]
+WRITES: dict[str, Write] = {
+    "a renewal": lambda samples, store, lease, n: store.renew_lease(lease, 60_000_000),
+    "a batch": lambda samples, store, lease, n: store.store_batch(lease, [samples.quote(n)], lambda _: Decision()),
+    "events": lambda samples, store, lease, n: store.append_events(lease, [samples.created(f"old {n}")]),
+    "states": lambda samples, store, lease, n: store.delete_states(lease, ["kalshi:A"]),
+    "books": lambda samples, store, lease, n: store.record_books(
+        lease, [OrderBook("kalshi:A", (), (), n, samples.t0)], 10
+    ),
+    "a release": lambda samples, store, lease, n: store.release_lease(lease),
+}
+
+
+@pytest.mark.parametrize("write", list(WRITES))
 async def test_a_leader_that_stands_still_in_mid_transaction_does_not_hold_its_successor_up(
-    samples: Any, pipeline: PostgresPipelineStore, database_dsn: str
+    samples: Any, pipeline: PostgresPipelineStore, database: Database, database_dsn: str, write: str
 ) -> None:
-    old = await pipeline.acquire_lease("old", 1)
+    stoppable = Stoppable(database_dsn)
+    stoppable.reached = asyncio.Event()
+    store = PostgresPipelineStore(stoppable, events_a_partition=1_000)
+    old = await store.acquire_lease("old", 60_000_000)
     assert old is not None
-    # What a stopped process leaves behind: its transaction is open and holds the head's lock.
-    stopped = await asyncpg.connect(database_dsn)
-    await stopped.execute("BEGIN")
-    await stopped.execute("SELECT pg_advisory_xact_lock_shared($1, $2)", 0x0DD5_0003, old.epoch)
-    await stopped.execute("UPDATE signal_log_head SET sequence = sequence + 1")
+    await WRITES[write](samples, store, old, 1)  # with all that is made once
+    head = await SignalLogStore(database).bounds()
+    async with database.transaction() as transaction:
+        await transaction.driver.execute("UPDATE leases SET expire_time = timestamptz 'epoch'")
+    stoppable.stops = True
+    writing = asyncio.create_task(WRITES[write](samples, store, old, 2))
+    await stoppable.reached.wait()
     async with asyncio.timeout(2):
         new = await pipeline.acquire_lease("new", 60_000_000)
         assert new is not None
-        (event,) = await pipeline.append_events(new, [samples.created("a")])
-    assert event.sequence == 1
-    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError)):
-        await stopped.execute("COMMIT")
-    stopped.terminate()
+        (event,) = await pipeline.append_events(new, [samples.created("new")])
+    assert event.sequence == head.head_sequence + 1
+    writing.cancel()
+    await asyncio.wait([writing])
+    await stoppable.close()

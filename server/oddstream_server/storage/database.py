@@ -89,6 +89,8 @@ class Database:
             connect_args["max_cacheable_statement_size"] = CACHEABLE_BYTES
             # A query whose client has gone ends by itself, within a second.
             connect_args["server_settings"]["client_connection_check_interval"] = "1s"
+            # One that stands still in the middle of a transaction holds everybody up who needs its locks.
+            connect_args["server_settings"]["idle_in_transaction_session_timeout"] = "60s"
         else:
             connect_args |= {
                 "statement_cache_size": 0,

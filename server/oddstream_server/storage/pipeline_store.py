@@ -91,7 +91,7 @@ class PostgresPipelineStore:
         return Lease(row["epoch"], row["holder"], row["expire_time"])
 
     async def renew_lease(self, lease: Lease, ttl_us: int, report: Mapping[str, Any] | None = None) -> Lease:
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(first=_leader_mark(lease)) as transaction:
             expire_time_us = await transaction.driver.fetchval(
                 "UPDATE leases SET expire_time = clock_timestamp() + $2 * interval '1 microsecond', "
                 "report = coalesce($3::jsonb, report) WHERE name = 'pipeline' AND epoch = $1 RETURNING expire_time",
@@ -105,7 +105,7 @@ class PostgresPipelineStore:
 
     async def release_lease(self, lease: Lease) -> None:
         """Let another one take over at once; a lease that is no longer held is left alone."""
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(first=_leader_mark(lease)) as transaction:
             await transaction.driver.execute(
                 "UPDATE leases SET expire_time = timestamptz 'epoch', holder = '' "
                 "WHERE name = 'pipeline' AND epoch = $1",
@@ -337,6 +337,7 @@ async def _may_take(driver: "asyncpg.Connection[Any]", holder: str, *, lock: boo
 
 
 def _leader_mark(lease: Lease) -> str:
+    """Begins every transaction of a leader, renewals included: any of them may be open when its process is stopped."""
     # The planner takes partitions that are pruned while it plans for a saving, and would plan each batch anew.
     return (
         "SET LOCAL plan_cache_mode = force_generic_plan; "
