@@ -22,7 +22,7 @@ run: .venv/run.stamp ## start everything: embedded services, pipeline, gRPC on 5
 
 .PHONY: test
 test: .venv/dev.stamp ## the test ladder: parallel, random order, branch coverage gate; without the reliability tests
-	@$(BIN)/python -m pytest -n $(or $(JOBS),4) --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=80 --ignore=tests/reliability $(ARGS)
+	@$(BIN)/python -m pytest -n $(or $(JOBS),3) --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=80 --ignore=tests/reliability $(ARGS)
 
 .PHONY: test-reliability
 test-reliability: .venv/dev.stamp ## the reliability tests in their short form: real processes, killed, stopped, cut off (the long ones: drill-...)

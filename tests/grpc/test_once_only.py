@@ -301,6 +301,7 @@ def test_every_method_that_changes_something_takes_a_request_id_and_no_other_doe
     assert {m.name for m in CONTRACT.methods.values() if not m.read_only} == set(CONTRACT_METHODS)
 
 
+@pytest.mark.no_cover  # tracing would take most of the time; shorter tests run the same lines
 async def test_lost_answers_lead_to_no_second_effect(callers: Callers) -> None:
     lossy = callers.office.use_cases.mutations
     for number in range(ROUNDS):
@@ -315,6 +316,7 @@ async def test_lost_answers_lead_to_no_second_effect(callers: Callers) -> None:
     assert lossy.lost >= lossy.runs / 20, "too few answers were lost to prove anything"
 
 
+@pytest.mark.no_cover  # tracing would take most of the time; shorter tests run the same lines
 async def test_thirty_two_at_once_have_one_effect_and_one_answer(callers: Callers) -> None:
     for method, make in TABLE.items():
         request = await make(callers, 0)

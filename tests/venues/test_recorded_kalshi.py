@@ -175,6 +175,7 @@ def test_the_recorded_settled_markets_pay_what_the_venue_says() -> None:
     assert paid == {1_000_000: 21, 0: 21, None: 2}
 
 
+@pytest.mark.no_cover  # tracing would take most of the time; shorter tests run the same lines
 def test_72783_recorded_trades_are_read_once_each() -> None:
     ids: set[str] = set()
     for record in csv.DictReader(line.decode() for line in lines("kalshi/history/trades_2025-11.csv.gz")):
@@ -220,6 +221,7 @@ def assert_sound(book: OrderBook) -> None:
     assert all(level.size_micros > 0 for level in (*book.bids, *book.asks))
 
 
+@pytest.mark.no_cover  # tracing would take most of the time; shorter tests run the same lines
 @pytest.mark.parametrize("ticker", sorted(_FRAMES))
 def test_a_whole_recorded_life_rebuilds_a_sound_book_whose_end_agrees_with_the_result(ticker: str) -> None:
     feed = KalshiFeed(FeedMonitor(Venue.KALSHI, 1), SocketConfig())

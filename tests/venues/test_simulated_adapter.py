@@ -188,6 +188,7 @@ async def test_following_ends_when_the_venue_is_closed() -> None:
 # --- signals within thirty seconds ------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cover  # tracing would take most of the time; shorter tests run the same lines
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_within_thirty_seconds_of_a_default_start_a_mean_reversion_opens(seed: int) -> None:
     config = SimulatedConfig(seed=seed)
@@ -235,6 +236,7 @@ def _row(quote: Quote, market: Market) -> dict[str, int]:
 # --- volume -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cover  # tracing would take most of the time; shorter tests run the same lines
 def test_ten_times_the_activity_is_ten_times_the_ticks() -> None:
     def ticks(activity_ppm: int) -> int:
         config = SimulatedConfig(seed=2, activity_ppm=activity_ppm, gap_interval_us=None)
