@@ -5,8 +5,9 @@
 One data set: 1,000 binary markets, 1,000 one-minute quotes each in whole cents, a z score over 60 rows, buy at the ask
 where z < -2, sell at the bid where z > 0, else settle; Kalshi's fee of 0.07 p (1 - p) rounded up to a cent an order.
 Every round measures each contender once, one after another, so that all of them meet the same machine; ratios are of
-medians. The strategy is a user's: the engine knows its declaration and its step. The hand-made loop is the same rules
-written as one compiled loop without opportunities, latency, sizes, bankroll or ladder: what such a loop costs at least.
+medians of processor time. The strategy is a user's: the engine knows its declaration and its step. The hand-made loop
+is the same rules written as one compiled loop without opportunities, latency, sizes, bankroll or ladder: what such a
+loop costs at least.
 """
 
 import os

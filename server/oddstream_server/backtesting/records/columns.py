@@ -111,15 +111,14 @@ class _Rows:
         wanted = [place_of[m] if m < len(place_of) else len(known) + 1 for m in markets]
         begins = np.searchsorted(sorted_places, wanted, side="left")
         ends = np.searchsorted(sorted_places, wanted, side="right")
-        found = []
-        for begin, end in zip(begins, ends, strict=True):
-            rows = order[begin:end]
-            digest = hashlib.sha256()
-            for column in fields(self):
-                if column.name not in self._labels:
-                    digest.update(np.ascontiguousarray(getattr(self, column.name)[rows], dtype="<i8").tobytes())
-            found.append(digest.digest())
-        return found
+        found = [hashlib.sha256() for _ in markets]
+        for column in fields(self):
+            if column.name not in self._labels:
+                # a column at a time: gathered once for all markets, and never more than one copy in memory
+                values = getattr(self, column.name)[order].astype("<i8", copy=False)
+                for digest, begin, end in zip(found, begins, ends, strict=True):
+                    digest.update(values[begin:end])
+        return [digest.digest() for digest in found]
 
 
 @dataclass(frozen=True, slots=True)
