@@ -104,3 +104,11 @@ def test_any_cut_into_shards_and_the_way_through_bytes_give_the_same_hash(seed: 
         parts = [run_shard(config, world.universe, world.shard(markets)).to_bytes() for markets in cut]
         log = merge(world.universe, [ShardResult.from_bytes(part) for part in reversed(parts)])
         assert conclude(config, world.universe, log).result_hash == whole.result_hash
+
+
+def test_a_shard_that_finds_little_keeps_little_memory() -> None:
+    world = a_backtest_world(3, 240)
+    part = run_shard(a_config(world, strategies=(REVERSION,)), world.universe, world.shard())
+    assert len(part.intents) > 3
+    for found in (part.intents, part.offers):
+        assert found.base is None or found.base.nbytes < 4 * found.nbytes
