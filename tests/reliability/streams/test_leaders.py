@@ -63,7 +63,7 @@ async def takeovers(
                 await asyncio.sleep(drill(int(2 * LEASE_SECONDS), 30))
                 os.kill(old_pid, signal.SIGCONT)
                 await asyncio.sleep(1.0)  # the zombie's time to write, if anything lets it
-                assert (await here.leader())[0] == epoch, "the zombie took the leadership back"
+                assert (await here.leader())[0] == epoch, f"the zombie took the leadership back\n{here.tail()}"
             else:
                 processes[old_pid].wait()
                 fresh = here.pipeline(pipelines + number)
