@@ -30,8 +30,13 @@ test-reliability: .venv/dev.stamp ## the reliability tests in their short form: 
 
 .PHONY: test-oracles
 test-oracles: .venv/dev.stamp ## figures beside empyrical and scikit-learn, rates beside polars, in an environment of their own
-	@UV_PROJECT_ENVIRONMENT=.venv-figures $(BIN)/uv sync -q --frozen --group oracle
-	@.venv-figures/bin/python -m pytest -n 0 -m oracle tests/backtesting/test_figures.py tests/backtesting/test_recorded_worlds.py $(ARGS)
+	@UV_PROJECT_ENVIRONMENT=.venv-oracle $(BIN)/uv sync -q --frozen --group oracle
+	@.venv-oracle/bin/python -m pytest -n 0 -m oracle tests/backtesting/test_figures.py tests/backtesting/test_recorded_worlds.py $(ARGS)
+
+.PHONY: test-public-oracle
+test-public-oracle: .venv/dev.stamp ## the backtest engine beside nautilus_trader, in an environment of its own: fills, cash, profit to 0.01 cents
+	@UV_PROJECT_ENVIRONMENT=.venv-public-oracle $(BIN)/uv sync -q --frozen --group public-oracle
+	@.venv-public-oracle/bin/python -m pytest -n 0 tests/backtesting/test_public_oracle.py $(ARGS)
 
 ## Measure it
 
@@ -39,11 +44,6 @@ test-oracles: .venv/dev.stamp ## figures beside empyrical and scikit-learn, rate
 bench-backtest: .venv/dev.stamp ## the backtest engine against numpy.sum, a hand-made loop, vectorbt, hftbacktest (CHECK=1 fails on a miss)
 	@UV_PROJECT_ENVIRONMENT=.venv-bench $(BIN)/uv sync -q --frozen --group bench || echo "the bench group can't be installed; the other engines are left out"
 	@PYTHON=.venv-bench/bin/python; [ -x $$PYTHON ] || PYTHON=$(BIN)/python; exec $$PYTHON -m loadtests.backtest
-
-.PHONY: oracle-backtest
-oracle-backtest: .venv/dev.stamp ## the backtest engine beside nautilus_trader, in an environment of its own: fills, cash, profit to 0.01 cents
-	@UV_PROJECT_ENVIRONMENT=.venv-oracle $(BIN)/uv sync -q --frozen --group public-oracle
-	@.venv-oracle/bin/python -m pytest -n 0 tests/backtesting/test_public_oracle.py $(ARGS)
 
 .PHONY: bench-unary
 bench-unary: .venv/dev.stamp ## a unary call beside a bare gRPC echo and FastAPI; pages at 1M and 10M rows (CHECK=1 fails where an aim is missed, QUICK=1)
@@ -73,7 +73,7 @@ drill-edge: .venv/dev.stamp ## one limit over processes, Redis away; 10,000 malf
 
 .PHONY: backtest-report
 backtest-report: .venv/dev.stamp ## strategies on recorded data into docs/backtests.md (CHECK=1 fails where its table differs)
-	@$(BIN)/python -m loadtests.backtest_report
+	@$(BIN)/python -m loadtests.backtest.report
 
 .PHONY: drill-real-data
 drill-real-data: .venv/dev.stamp ## signals on all recorded ladders and on every market of a recorded day, twice, byte for byte

@@ -14,9 +14,9 @@ import os
 import sys
 
 from loadtests.backtest.aims import REAL, REAL_MEMORY, report
+from loadtests.backtest.real_quotes import compare
 from loadtests.backtest.runs import measure_live, measure_many, measure_run, measure_sweep
 from loadtests.backtest.world import a_world
-from loadtests.backtest_real import compare
 from oddstream_server.backtesting.acceleration import AVAILABLE
 
 

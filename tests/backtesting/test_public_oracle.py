@@ -27,7 +27,8 @@ Traded = dict[tuple[int, int, int, str, int], tuple[int, int]]
 @pytest.fixture(scope="module")
 def nautilus() -> ModuleType:
     pytest.importorskip(
-        "nautilus_trader", reason="nautilus_trader is not installed; `make oracle-backtest` installs it and runs this"
+        "nautilus_trader",
+        reason="nautilus_trader is not installed; `make test-public-oracle` installs it and runs this",
     )
     from tests.backtesting.oracle import nautilus as player
 

@@ -15,8 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from loadtests.backtest_report import outcomes
-from loadtests.recorded_worlds import (
+from loadtests.backtest.recorded_worlds import (
     LADDER_RESULTS,
     LADDERS,
     US_RESULTS,
@@ -25,6 +24,7 @@ from loadtests.recorded_worlds import (
     kalshi_ladders,
     polymarket_us,
 )
+from loadtests.backtest.report import outcomes
 from oddstream_server.backtesting.config import BacktestConfig
 from oddstream_server.backtesting.engine import Outcome
 from oddstream_server.backtesting.result import figures, known_payouts, trades

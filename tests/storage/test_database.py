@@ -255,7 +255,7 @@ async def test_reads_that_follow_each_other_share_a_connection_which_a_full_pool
 async def test_a_connection_that_reads_no_longer_ask_for_goes_back_to_the_pool(
     database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oddstream_server.storage.spare.KEPT_SECONDS", 0.02)
+    monkeypatch.setattr("oddstream_server.storage.spare_connection.KEPT_SECONDS", 0.02)
     database = Database(database_dsn)
     await database.read_at_once(lambda driver: driver.fetchval("SELECT 7"))
     assert database._checked_out() == 1

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from oddstream_server.application.calls.request import correlation_id, remaining_seconds
 from oddstream_server.domain.errors import Aborted, DeadlineExceeded, OddstreamError, Unavailable
 from oddstream_server.storage.connector import Connector, DatabaseLogins
-from oddstream_server.storage.spare import HeldConnection, SpareConnection
+from oddstream_server.storage.spare_connection import HeldConnection, SpareConnection
 from oddstream_server.storage.writes import CACHEABLE_BYTES
 
 T = TypeVar("T")

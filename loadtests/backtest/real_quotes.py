@@ -1,6 +1,6 @@
 """Fifty million real quotes from Parquet to a result, beside what polars takes to scan and sort the same columns.
 
-    python -m loadtests.backtest_real engine|polars     # one side by itself: seconds and MiB at most, as JSON
+    python -m loadtests.backtest.real_quotes engine|polars     # one side by itself: seconds and MiB at most, as JSON
 
 Each side is a process of its own, so that its memory is its own. The engine's side is everything from the files on:
 prices to integers, times to UTC, markets told apart, shards on disk, signals, fills, bankroll, exact fees, hash.
@@ -14,13 +14,13 @@ import sys
 import time
 from pathlib import Path
 
-from loadtests.recorded_worlds import data_folder, polymarket_us
+from loadtests.backtest.recorded_worlds import data_folder, polymarket_us
 
 KIND = "stat.mean_reversion"
 
 
 def engine(folder: Path) -> dict[str, float | str]:
-    from loadtests.backtest_report import outcomes
+    from loadtests.backtest.report import outcomes
 
     begun = time.perf_counter()
     with polymarket_us(folder) as world:
@@ -49,7 +49,7 @@ SIDES = {"engine": engine, "polars": polars}
 
 def measured(side: str) -> dict[str, float]:
     done = subprocess.run(
-        [sys.executable, "-m", "loadtests.backtest_real", side], check=True, capture_output=True, text=True
+        [sys.executable, "-m", "loadtests.backtest.real_quotes", side], check=True, capture_output=True, text=True
     )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found

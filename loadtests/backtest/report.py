@@ -1,6 +1,6 @@
 """What the strategies would have earned on recorded data, as the table of docs/backtests.md.
 
-    python -m loadtests.backtest_report     # writes the table; CHECK=1 compares it and exits 1 where it differs
+    python -m loadtests.backtest.report     # writes the table; CHECK=1 compares it and exits 1 where it differs
 
 The recordings are private: ODDSTREAM_REAL_DATA names their folder. Each strategy runs with its defaults on every market
 of a recording, with a bankroll of 10,000 USD, a hundredth of it a trade, and half a second from signal to venue.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loadtests.recorded_worlds import RecordedWorld, data_folder, kalshi_ladders, polymarket_us
+from loadtests.backtest.recorded_worlds import RecordedWorld, data_folder, kalshi_ladders, polymarket_us
 from oddstream_server.backtesting.config import BacktestConfig
 from oddstream_server.backtesting.engine import Outcome, conclude
 from oddstream_server.backtesting.records.coverage import equity_instants, survey_quotes
@@ -25,7 +25,7 @@ from oddstream_server.backtesting.result import BacktestResult, known_payouts, s
 from oddstream_server.backtesting.shards import LADDER, ShardResult, merge, run_shard
 from oddstream_server.strategies.registry import Registry
 
-PAGE = Path(__file__).parents[1] / "docs" / "backtests.md"
+PAGE = Path(__file__).parents[2] / "docs" / "backtests.md"
 BEGIN, END = "<!-- the table begins -->", "<!-- the table ends -->"
 BANKROLL_MICROS = 10_000_000_000
 LADDER_KINDS = (
