@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
-import tempfile
 from collections.abc import Coroutine, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
@@ -24,6 +22,7 @@ from oddstream_server.embedded.postgres.cluster import PostgresAddress, Postgres
 from oddstream_server.embedded.redis_server import RedisServer
 from oddstream_server.storage.migrate import upgrade
 from tests import coverage_pauses, log_check
+from tests.folders import throw_away_folder
 from tests.log_check import keep_logs
 
 T = TypeVar("T")
@@ -37,7 +36,9 @@ _FAST = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "shared_buffers": "32MB",
-    "max_wal_size": "512MB",
+    "max_wal_size": "64MB",
+    "min_wal_size": "32MB",
+    "wal_compression": "off",
     "autovacuum": "off",
 }
 
@@ -59,7 +60,7 @@ def run_apart(work: Coroutine[Any, Any, T]) -> T:
 @pytest.fixture(scope="session")
 def service_placement() -> Iterator[Placement]:
     """Where this process's PostgreSQL and Redis live: a short path that the user nobody can reach."""
-    root = Path(tempfile.mkdtemp(prefix="oddstream-tests-"))
+    root = throw_away_folder()
     folder = DataFolder.at(root)
     folder.create()
     try:
@@ -133,7 +134,7 @@ def redis_url(redis_server: RedisServer) -> str:
 
 def _new_database(address: PostgresAddress, *, template: str) -> str:
     name = f"test_{next(_database_numbers)}"
-    _execute(address, f"CREATE DATABASE {name} TEMPLATE {template}")
+    _execute(address, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     return name
 
 

@@ -12,7 +12,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import termios
 import time
 import uuid
@@ -41,6 +40,7 @@ from oddstream_server.storage.database import Database
 from oddstream_server.storage.keys import ApiKeyStore
 from oddstream_server.storage.signals.signal_log import SignalLogStore
 from tests.conftest import run_apart
+from tests.folders import throw_away_folder
 from tests.installation import free_port
 from tests.jobs.bench import MINUTE, ROWS, T0, gone, record
 from tests.reliability.backtests.misbehaving import installed
@@ -112,7 +112,7 @@ class Bureau:
 @pytest.fixture(scope="module")
 def bureau(postgres_address: PostgresAddress, migrated_template: str) -> Iterator[Bureau]:
     name = f"commands_{uuid.uuid4().hex}"
-    root = Path(tempfile.mkdtemp(prefix="oddstream-tests-"))
+    root = throw_away_folder()
     processes: list[subprocess.Popen[bytes]] = []
 
     async def execute(statement: str) -> None:
@@ -130,7 +130,7 @@ def bureau(postgres_address: PostgresAddress, migrated_template: str) -> Iterato
         await database.close()
         return issued.key.text
 
-    run_apart(execute(f"CREATE DATABASE {name} TEMPLATE {migrated_template}"))
+    run_apart(execute(f"CREATE DATABASE {name} TEMPLATE {migrated_template} STRATEGY FILE_COPY"))
     try:
         folder = DataFolder.at(root / "data")
         folder.create()
