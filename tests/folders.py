@@ -1,7 +1,7 @@
 """Folders of tests, in memory where the machine has room there.
 
-Each test has a database of its own, five hundred files that are made and deleted again. ext4 looks past every inode that
-was deleted in the last seconds before it gives out one, so there a clone takes ten times as long as in memory.
+Each test has a database of its own, five hundred files that are made and deleted again. ext4 looks past all inodes that
+were deleted in the last seconds before it gives out one, so there a clone takes ten times as long as in memory.
 """
 
 import os
