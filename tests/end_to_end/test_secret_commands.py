@@ -12,10 +12,13 @@ from pathlib import Path
 import asyncpg
 import grpc
 import pytest
+from click.testing import Result
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from typer.testing import CliRunner
 
 from oddstream.v1 import market_service_pb2, market_service_pb2_grpc
+from oddstream_server.__main__ import cli
 from oddstream_server.application.keys.issuing import new_key
 from oddstream_server.application.keys.peppers import Peppers
 from oddstream_server.domain.principal import Role
@@ -25,7 +28,7 @@ from oddstream_server.storage.keys import ApiKeyStore
 from tests.serving_process import serving
 
 pytestmark = pytest.mark.timeout(120)
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., Result]
 PEPPER, OLD, NEW = "a1" * 32, "b2" * 32, "c3" * 32
 
 
@@ -39,26 +42,26 @@ def keyring_file(folder: Path, *data_keys: str) -> Path:
 
 
 @pytest.fixture
-def command(tmp_path: Path, database_url: str, redis_url: str) -> Run:
-    def run(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ODDSTREAM_")}
-        environment |= {
-            "ODDSTREAM_DATA_DIR": str(tmp_path / "data"),
-            "ODDSTREAM_DATABASE_URL": database_url,
-            "ODDSTREAM_REDIS_URL": redis_url,
-            "ODDSTREAM_KEYRING": f"file:{tmp_path / 'keyring.json'}",
-            "COLUMNS": "200",
-            **{f"ODDSTREAM_{name.upper()}": value for name, value in settings.items()},
-        }
-        return subprocess.run(
-            [sys.executable, "-m", "oddstream_server", *arguments],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+def environment(tmp_path: Path, database_url: str, redis_url: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ODDSTREAM_")}
+    return {
+        **kept,
+        "ODDSTREAM_DATA_DIR": str(tmp_path / "data"),
+        "ODDSTREAM_DATABASE_URL": database_url,
+        "ODDSTREAM_REDIS_URL": redis_url,
+        "ODDSTREAM_KEYRING": f"file:{tmp_path / 'keyring.json'}",
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture
+def command(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The server's command in this process: one of its own takes its second to start."""
+    monkeypatch.chdir(tmp_path)  # no .env of the checkout
+
+    def run(*arguments: str) -> Result:
+        cleared = dict.fromkeys(name for name in os.environ if name not in environment)
+        return CliRunner().invoke(cli, arguments, env={**cleared, **environment})
 
     return run
 
@@ -82,7 +85,7 @@ async def test_a_venues_key_is_sealed_listed_sealed_anew_and_forgotten(
     kept = await asyncio.to_thread(
         command, "venue-keys", "set", "kalshi", "--key-id", "planted-id", "--private-key-file", str(key_file)
     )
-    assert kept.returncode == 0, kept.stderr
+    assert kept.exit_code == 0, kept.stderr
     assert planted not in kept.stdout + kept.stderr
     assert await wrapped_by() == "keyring/1"
     listed = await asyncio.to_thread(command, "venue-keys", "list")
@@ -94,17 +97,25 @@ async def test_a_venues_key_is_sealed_listed_sealed_anew_and_forgotten(
     assert "sealed anew: 1" in resealed.stdout
     assert await wrapped_by() == "keyring/2"
 
-    assert (await asyncio.to_thread(command, "venue-keys", "remove", "kalshi")).returncode == 0
+    assert (await asyncio.to_thread(command, "venue-keys", "remove", "kalshi")).exit_code == 0
     assert await wrapped_by() == ""
     again = await asyncio.to_thread(command, "venue-keys", "remove", "kalshi")
-    assert (again.returncode, again.stderr.strip()) == (2, "no key of kalshi is kept")
+    assert (again.exit_code, again.stderr.strip()) == (2, "no key of kalshi is kept")
 
 
-def test_what_is_no_key_or_no_venue_is_refused_in_words(tmp_path: Path, command: Run) -> None:
+def test_what_is_no_key_or_no_venue_is_refused_in_words(tmp_path: Path, environment: dict[str, str]) -> None:
     keyring_file(tmp_path, OLD)
     (tmp_path / "junk.pem").write_text("planted-junk")
     options = ("--key-id", "x", "--private-key-file", str(tmp_path / "junk.pem"))
-    refused = command("venue-keys", "set", "kalshi", *options)
+    refused = subprocess.run(
+        [sys.executable, "-m", "oddstream_server", "venue-keys", "set", "kalshi", *options],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr
     assert "planted-junk" not in refused.stderr
@@ -114,12 +125,12 @@ def test_a_secret_is_written_to_a_file_that_is_its_owners_alone(tmp_path: Path, 
     (tmp_path / "source").write_text(json.dumps({"webhook": "https://planted.example.org"}))
     target = tmp_path / "webhook"
     done = command("write-secret", f"file:{tmp_path / 'source'}#webhook", str(target))
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert target.read_text().strip() == "https://planted.example.org"
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert "planted.example.org" not in done.stdout + done.stderr
     missing = command("write-secret", f"file:{tmp_path / 'source'}#nothing", str(target))
-    assert missing.returncode == 2
+    assert missing.exit_code == 2
     assert "has no field nothing" in missing.stderr
 
 

@@ -14,12 +14,12 @@ def rows(done):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_markets_are_json_lines_in_a_pipe_and_pages_are_followed_up_to_the_limit(run, script):
-    found = rows(run("markets", "list", "--limit", "4"))
+def test_markets_are_json_lines_in_a_pipe_and_pages_are_followed_up_to_the_limit(run_apart, script):
+    found = rows(run_apart("markets", "list", "--limit", "4"))
     assert [m["market_id"] for m in found] == [f"kalshi:M{i}" for i in range(4)]
     assert found[0]["minimum_size_micros"] == 1_000_000
     assert [r.page_size for r in script.list_requests] == [4]
-    assert len(rows(run("markets", "list", "--limit", "0"))) == 5
+    assert len(rows(run_apart("markets", "list", "--limit", "0"))) == 5
 
 
 def test_filters_of_markets_reach_the_server(run, script):
@@ -101,8 +101,8 @@ def test_a_failed_call_says_what_why_the_way_out_and_the_reference_and_exits_wit
     assert "Traceback" not in done.stderr
 
 
-def test_a_server_that_is_not_there_is_said_in_words(run):
-    done = run("--target", "127.0.0.1:1", "--timeout", "2", "markets", "list")
+def test_a_server_that_is_not_there_is_said_in_words(run_apart):
+    done = run_apart("--target", "127.0.0.1:1", "--timeout", "2", "markets", "list")
     assert done.returncode == 1
     assert "127.0.0.1:1 is not answering [UNAVAILABLE]" in done.stderr
     assert "make run" in done.stderr
@@ -132,8 +132,8 @@ def test_a_wrong_command_line_exits_with_2(run, arguments):
     assert "Traceback" not in done.stderr
 
 
-def test_a_key_is_not_sent_in_clear_text_to_another_machine_and_the_way_out_is_named(run):
-    done = run("--target", "markets.example:50051", "markets", "list")
+def test_a_key_is_not_sent_in_clear_text_to_another_machine_and_the_way_out_is_named(run_apart):
+    done = run_apart("--target", "markets.example:50051", "markets", "list")
     assert "no TLS" in done.stderr
     assert "--allow-plaintext" in done.stderr
 
@@ -145,8 +145,8 @@ def test_help_and_version_never_show_the_key(run, arguments):
     assert KEY not in done.stdout + done.stderr
 
 
-def test_the_version_is_that_of_the_distribution(run):
-    assert run("--version").stdout == "oddstream 0.1.0\n"
+def test_the_version_is_that_of_the_distribution(run_apart):
+    assert run_apart("--version").stdout == "oddstream 0.1.0\n"
 
 
 def test_the_status_puts_the_operations_port_and_the_stream_together(run, script, operations):
