@@ -290,23 +290,31 @@ class ReferenceBank:
         schedule = schedule_at(market.fee_schedules, now) if self.with_fees else FeeSchedule(FeeFormula.NONE, 0, 0)
         if schedule is None:
             return 0
-        left = TEN_MILLION if available is None else available
+        mine = [
+            lot
+            for lot in self.open_lots(market.market_id)
+            if (lot.wish.strategy, lot.wish.subject, lot.wish.outcome) == (wish.strategy, wish.subject, wish.outcome)
+        ]
         step = max(market.size_step_micros, 1)
-        sold = 0
-        for lot in self.open_lots(market.market_id):
-            if (lot.wish.strategy, lot.wish.subject, lot.wish.outcome) != (wish.strategy, wish.subject, wish.outcome):
-                continue
-            size = min(lot.size, left // step * step)
-            if size <= 0:
-                continue
-            fee = self.pay_fee(wish.number, schedule, False, False, price, size, payout)
-            proceeds = price * size // MICROS
-            self.end(lot, size, 1, now, price, fee, proceeds)
-            self.cash += proceeds - fee
+        takes = (TEN_MILLION if available is None else available) // step * step
+        sold = min(takes, sum(lot.size for lot in mine))
+        if sold <= 0:
+            return 0
+        fee = self.pay_fee(wish.number, schedule, False, False, price, sold, payout)
+        self.cash += price * sold // MICROS - fee
+        # one fill: each lot's part of it in exact fractions, and what they have lost by rounding goes to the next
+        left, owed_fee, owed_money = sold, Fraction(0), Fraction(0)
+        for lot in mine:
+            size = min(lot.size, left)
+            if not size:
+                break
+            owed_fee += Fraction(fee * size, sold)
+            owed_money += Fraction(price * size, MICROS)
+            self.end(lot, size, 1, now, price, math.floor(owed_fee), math.floor(owed_money))
+            owed_fee -= math.floor(owed_fee)
+            owed_money -= math.floor(owed_money)
             left -= size
-            sold += size
-        if sold:
-            self.recredit(market)
+        self.recredit(market)
         return sold
 
     def end(self, lot: Lot, size: int, way: int, now: int, price: int, exit_fee: int, proceeds: int) -> None:

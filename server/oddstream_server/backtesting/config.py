@@ -12,8 +12,8 @@ from oddstream_server.domain.errors import FieldViolation, InvalidArgument
 from oddstream_server.domain.money import MICROS
 from oddstream_server.strategies.registry import ConfiguredStrategy
 
-ENGINE_VERSION: Final = 1
-"""Raised by hand whenever the same inputs would give another result."""
+ENGINE_VERSION: Final = 2
+"""Raised by hand whenever the same inputs would give another result. 2: an exit pays one fee a fill, not one a lot."""
 
 MAXIMUM_MONEY_MICROS: Final = 1_000_000_000 * MICROS
 DEFAULT_LATENCY_US: Final = 500_000

@@ -93,15 +93,13 @@ def a_shared_world(seed: int, *, walks: bool) -> SharedWorld:
     Each market is bought on one side only: the public engine knows no merge of both.
     """
     rng = random.Random(seed)
-    # a walk's fees aren't rounded to cents: how many fills an exit of several lots makes is told apart there
-    quadratic = 1 if walks else CENT
     fees = (
         (
-            FeeSchedule(FeeFormula.QUADRATIC, 70_000, 0, rounding_step_micros=quadratic, valid_to_us=CHANGE_US),
+            FeeSchedule(FeeFormula.QUADRATIC, 70_000, 0, rounding_step_micros=CENT, valid_to_us=CHANGE_US),
             FeeSchedule(FeeFormula.QUADRATIC, 35_000, 0, rounding_step_micros=1, valid_from_us=CHANGE_US),
         ),
-        (FeeSchedule(FeeFormula.QUADRATIC, 70_000, 0, multiplier_ppm=500_000, rounding_step_micros=quadratic),),
-        (FeeSchedule(FeeFormula.FLAT, 12_345, 0, rounding_step_micros=1 if walks else 100),),
+        (FeeSchedule(FeeFormula.QUADRATIC, 70_000, 0, multiplier_ppm=500_000, rounding_step_micros=CENT),),
+        (FeeSchedule(FeeFormula.FLAT, 12_345, 0, rounding_step_micros=100),),
         (FeeSchedule(FeeFormula.NONE, 0, 0),),
     )
     payouts = [1_000_000, 0, 250_000, None]

@@ -196,6 +196,25 @@ def holds_already(lots: Any, place: Any, intents: Any, which: Any) -> Any:
     return False
 
 
+def closes(lot: Any, intents: Any, wanted: Any) -> Any:
+    """True where an exit sells this lot: it is held, and of the same strategy, subject and outcome."""
+    if lot["state"] != 0 or lot["outcome"] != wanted["outcome"]:
+        return False
+    mine = intents[lot["intent"]]
+    return mine["strategy"] == wanted["strategy"] and mine["subject"] == wanted["subject"]
+
+
+def sellable(lots: Any, place: Any, intents: Any, wanted: Any, available: Any, step: Any) -> Any:
+    """How much an exit's fill sells of a market's lots: what is held, up to what the book takes in whole steps."""
+    held = 0
+    while place >= 0:
+        lot = lots[place]
+        if closes(lot, intents, wanted):
+            held += lot["size_micros"]
+        place = lot["next"]
+    return min(held, available // step * step)
+
+
 def mark_lot(lot: Any, known: Any, mark: Any, terms: Any) -> Any:
     """A held lot's worth: its payout once that is known, else the bid of its outcome, 0 where there is none."""
     if known[0] != 0:

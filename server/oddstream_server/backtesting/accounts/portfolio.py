@@ -12,11 +12,14 @@ from typing import Any, Final
 from oddstream_server.backtesting.accounts.charges import MAXIMUM_SIZE_MICROS, NO_SCHEDULE, affordable_size, charge
 from oddstream_server.backtesting.accounts.lots import (
     close_part,
+    closes,
     event_slot,
     holds_already,
     lot_payment,
     mark_lot,
     prune,
+    sellable,
+    share,
     update_credit,
 )
 from oddstream_server.backtesting.accounts.wide import notional_down, notional_up
@@ -296,30 +299,31 @@ def run_bank(
                 active_count += 1
             lot_count += 1
         else:
-            place = heads[m]
-            while place >= 0 and available > 0:
-                lot = lots[place]
-                mine = intents[lot["intent"]]
-                if (
-                    lot["state"] == 0
-                    and lot["outcome"] == outcome
-                    and mine["strategy"] == intent["strategy"]
-                    and mine["subject"] == intent["subject"]
-                ):
-                    size = min(lot["size_micros"], available // step * step)
-                    if size > 0:
-                        fee = charge(schedules[rate], orders[which], 0, 0, price, size, payout, limbs)
-                        proceeds = notional_down(price, size)
-                        freed = close_part(lots, place, entries, written, size, 1, offer_us, price, fee, proceeds)
+            # the venue sees one fill, whose fee is rounded once; the lots that it closes share it and the proceeds
+            used = sellable(lots, heads[m], intents, intent, available, step)
+            if used > 0:
+                fee = charge(schedules[rate], orders[which], 0, 0, price, used, payout, limbs)
+                bank[0] += notional_down(price, used) - fee
+                bank[4] += fee
+                held[m, outcome] -= used
+                sold, fee_before, proceeds_before = 0, 0, 0
+                place = heads[m]
+                while sold < used:
+                    lot = lots[place]
+                    if closes(lot, intents, intent):
+                        size = min(lot["size_micros"], used - sold)
+                        sold += size
+                        # up to this lot, so that the last one gets the rest
+                        fee_so_far, proceeds_so_far = share(fee, sold, used), notional_down(price, sold)
+                        freed = close_part(
+                            lots, place, entries, written, size, 1, offer_us, price, fee_so_far - fee_before,
+                            proceeds_so_far - proceeds_before,
+                        )  # fmt: skip
+                        fee_before, proceeds_before = fee_so_far, proceeds_so_far
                         written += 1
-                        bank[0] += proceeds - fee
                         bank[1] -= freed
-                        bank[4] += fee
                         event_cost[slot] -= freed
-                        held[m, outcome] -= size
-                        available -= size
-                        used += size
-                place = lot["next"]
+                    place = lot["next"]
         if used > 0:
             if offer["maker"] == 0:
                 pools[m, 2 + offer["book_side"]] += used
