@@ -33,7 +33,7 @@ def ladder(path: Path, minutes: int = 30) -> Path:
 
 @pytest.fixture
 def server() -> Iterator[Installation]:
-    with installation() as made:
+    with installation({"simulated_events": "1"}) as made:
         (made.root / "declarations.json").write_text(
             '[{"venue": "kalshi", "series_id": "KXT", "exclusive": true, "exhaustive": true,'
             ' "source": "contract terms", "reviewer": "test"}]'

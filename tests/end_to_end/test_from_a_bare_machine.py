@@ -18,18 +18,19 @@ from oddstream.v1 import market_service_pb2, signal_pb2, signal_service_pb2, ven
 from tests.installation import Installation, installation
 
 pytestmark = pytest.mark.timeout(240)
+FEW_EVENTS = {"simulated_events": "8"}  # each has signals at once, and the processors are other tests' too
 
 
 @pytest.fixture
 def fresh(request: pytest.FixtureRequest) -> Iterator[Installation]:
-    with installation(**getattr(request, "param", {})) as made:
+    with installation(FEW_EVENTS, **getattr(request, "param", {})) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Installation]:
     """Started once for the tests that leave it running."""
-    with installation() as made:
+    with installation(FEW_EVENTS) as made:
         made.start()
         yield made
 
