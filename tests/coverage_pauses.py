@@ -1,14 +1,16 @@
-"""Coverage counts once in each process, and rests while numba compiles.
+"""Coverage counts once in each process, and rests where nothing of ours runs: while numba compiles and pytest rewrites.
 
 A plugin: ``tests/conftest.py`` registers it.
 """
 
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import coverage
 import pytest
+from _pytest.assertion import rewrite
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -17,6 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
         # a worker. Beside the one that it is about to start they would go on where `no_cover` pauses that one.
         while (begun := coverage.Coverage.current()) is not None:
             begun.stop()
+    rewrite.rewrite_asserts = _paused(rewrite.rewrite_asserts)
 
 
 def pytest_collection_finish() -> None:
@@ -25,6 +28,21 @@ def pytest_collection_finish() -> None:
         from numba.core import event
 
         event.register("numba:compile", _pausing(event.Listener)())
+
+
+def _paused(function: Callable[..., None]) -> Callable[..., None]:
+    def untraced(*arguments: Any) -> None:
+        running = coverage.Coverage.current()
+        if running is None:
+            function(*arguments)
+            return
+        running.stop()
+        try:
+            function(*arguments)
+        finally:
+            running.start()
+
+    return untraced
 
 
 def _pausing(listener: type[Any]) -> type[Any]:

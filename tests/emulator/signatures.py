@@ -3,6 +3,7 @@
 import base64
 import time
 from collections.abc import Mapping
+from functools import cached_property
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -19,7 +20,11 @@ class TestKey:
 
     def __init__(self, key_id: str = "5f0c1a52-7c1d-4a6e-9a53-0c7a3f1d2b11") -> None:
         self.key_id = key_id
-        self._private = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+
+    @cached_property
+    def _private(self) -> rsa.RSAPrivateKey:
+        """Made when it is asked for: every worker imports every test, and each key takes a tenth of a second."""
+        return rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
 
     @property
     def private_key_pem(self) -> bytes:
