@@ -1,7 +1,7 @@
 """Quote files: columns, time zones, resumption, markets, and what goes wrong."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,11 +11,12 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from oddstream_server.application.ports import TimeRange
+from oddstream_server.application.ports import QuarantinedRow, TimeRange
 from oddstream_server.application.quote_columns import MISSING, QuoteColumns
 from oddstream_server.domain.errors import InvalidArgument
 from oddstream_server.domain.market import Declared, MarketState, Venue
@@ -24,6 +25,7 @@ from oddstream_server.pipeline.declarations import Declaration, Declarations
 from oddstream_server.pipeline.imports.columns import local_to_utc_us, read_rows
 from oddstream_server.pipeline.imports.command import ImportReport, import_quotes
 from oddstream_server.pipeline.imports.forms import FORMS, columns_of, form_named
+from oddstream_server.pipeline.imports.rejects import KEPT_ROWS
 from oddstream_server.storage.tick_store.imports import QuoteImports
 from tests.pipeline.conftest import Stores
 
@@ -180,10 +182,10 @@ class _BreakingImport:
         found: npt.NDArray[np.int32] = await self.opened.market_keys(market_ids)
         return found
 
-    async def write(self, columns: QuoteColumns) -> None:
+    async def write(self, columns: QuoteColumns, rejects: Sequence[QuarantinedRow] = ()) -> None:
         if len(self.owner.rows) == self.owner.writes:
             raise ConnectionError("killed")
-        await self.opened.write(columns)
+        await self.opened.write(columns, rejects)
         self.owner.rows.append(len(columns))
 
     async def build_candles(self, report: Any = None) -> None:
@@ -207,6 +209,46 @@ async def test_a_broken_import_goes_on_where_it_stopped(tmp_path: Path, stores: 
     assert (report.rows, report.rows_now) == (20, 11)
     stored = [batch async for batch in stores.ticks.replay(TimeRange())]
     assert [q.source_key for batch in stored for q in batch] == list(range(20))
+
+
+async def test_rows_that_can_not_be_are_quarantined_once_with_their_place_in_the_file(
+    tmp_path: Path, stores: Stores
+) -> None:
+    rows = us_rows(20)
+    rows[4] = (*rows[4][:2], 1.2, 0.43)
+    rows[17] = (*rows[17][:2], 0.4, float("inf"))
+    path = us_file(tmp_path / "q.parquet", rows)
+    with pytest.raises(ConnectionError):
+        await import_quotes(
+            path,
+            US,
+            target=Breaking(QuoteImports(stores.database, stores.ticks), 2),
+            catalog=stores.catalog,
+            clock=lambda: NOW_US,
+            batch_rows=3,
+        )
+    assert (await imported(path, stores, batch_rows=3)).rejected == 1, "the other one was met by the call that broke"
+    await imported(path, stores)
+    async with stores.database.reading() as transaction:
+        kept = await transaction.driver.fetch(
+            "SELECT venue, source, reason, times, payload FROM quarantine ORDER BY payload"
+        )
+    assert [(r["venue"], r["source"], r["reason"], r["times"]) for r in kept] == [
+        ("polymarket_us", "import quotes", "side_out_of_range", 1)
+    ] * 2
+    told = [orjson.loads(r["payload"]) for r in kept]
+    assert [(t["file"], t["row"], t["slug"], t["bid"], t["ask"]) for t in told] == [
+        ("q.parquet", 17, "slug-1", "0.4", "inf"),
+        ("q.parquet", 4, "slug-0", "1.2", "0.43"),
+    ]
+
+
+async def test_of_a_file_without_one_good_row_a_sample_is_quarantined(tmp_path: Path, stores: Stores) -> None:
+    row = (wall("2026-07-14T00:00:00"), "a", 7.0, 8.0)
+    report = await imported(us_file(tmp_path / "q.parquet", [row] * (KEPT_ROWS + 9)), stores)
+    assert report.rejected == KEPT_ROWS + 9
+    async with stores.database.reading() as transaction:
+        assert await transaction.driver.fetchval("SELECT count(*) FROM quarantine") == KEPT_ROWS
 
 
 async def test_a_ladder_brings_events_and_declarations_without_reading_results(tmp_path: Path, stores: Stores) -> None:

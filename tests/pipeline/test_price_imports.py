@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +21,7 @@ from oddstream_server.storage.tick_store.imports import QuoteImports
 from tests.pipeline.conftest import Stores
 from tests.strategies.worlds import START_US, a_market, a_quote
 
+NOW_US = 1_795_000_000_000_000
 ROWS = [("BRTI", 0, 65_000.25), ("BRTI", 1, 65_001.5), ("ETHRTI", 1, 4_000.0), ("BRTI", 2, -1.0), ("BRTI", 3, 65_002.0)]
 
 
@@ -51,10 +53,14 @@ async def test_a_backtest_reads_the_prices_of_what_its_markets_are_about(
         lease, [a_quote(market.market_id, START_US, 400_000, 410_000)], StrategyRunner([]).decide
     )
     path, target = a_file(tmp_path, form), QuoteImports(stores.database)
-    report = await import_prices(path, Venue.KALSHI, target=target, batch_rows=2)
+    report = await import_prices(path, Venue.KALSHI, target=target, clock=lambda: NOW_US, batch_rows=2)
     assert (report.rows, report.rows_now, report.rejected) == (5, 5, 1)
-    again = await import_prices(path, Venue.KALSHI, target=target)
+    again = await import_prices(path, Venue.KALSHI, target=target, clock=lambda: NOW_US)
     assert (again.rows, again.rows_now) == (5, 0)
+    async with stores.database.reading() as transaction:
+        (kept,) = await transaction.driver.fetch("SELECT reason, times, payload FROM quarantine")
+    assert (kept["reason"], kept["times"]) == ("price_not_positive", 1)
+    assert orjson.loads(kept["payload"])["row"] == 3
     spec = BacktestSpec(
         (StrategySelection("decay.expiry"),), START_US, START_US + 3_600_000_000, 1_000_000, markets=MarketSelection()
     )
@@ -83,10 +89,12 @@ async def test_a_file_that_lacks_something_is_refused_by_name(
     path = tmp_path / "prices.csv"
     path.write_text(body)
     with pytest.raises(InvalidArgument) as caught:
-        await import_prices(path, Venue.KALSHI, target=QuoteImports(stores.database))
+        await import_prices(path, Venue.KALSHI, target=QuoteImports(stores.database), clock=lambda: NOW_US)
     assert caught.value.violations[0].field == field
 
 
 async def test_a_file_that_is_not_there_is_refused(stores: Stores, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="not a file"):
-        await import_prices(tmp_path / "none.csv", Venue.KALSHI, target=QuoteImports(stores.database))
+        await import_prices(
+            tmp_path / "none.csv", Venue.KALSHI, target=QuoteImports(stores.database), clock=lambda: NOW_US
+        )

@@ -108,7 +108,7 @@ async def import_quote_files(
                 )
             say(
                 f"{path}: {report.rows:,} rows stored, {report.rows_now:,} of them now; "
-                f"{report.markets_created:,} markets created; {report.rejected:,} rows without a valid side"
+                f"{report.markets_created:,} markets created; {report.rejected:,} rows with a side that can't be one"
             )
 
 
@@ -122,7 +122,7 @@ async def import_price_files(settings: Settings, paths: Sequence[Path], venue: V
         for path in paths:
             with Progress(*columns, console=Console(stderr=True)) as progress:
                 report = await import_prices(
-                    path, venue, target=QuoteImports(database), progress=_Bars(progress, {}).tell
+                    path, venue, target=QuoteImports(database), clock=now_us, progress=_Bars(progress, {}).tell
                 )
             say(
                 f"{path}: {report.rows:,} prices stored, {report.rows_now:,} of them now; "

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from oddstream_server.application.ports import QuarantinedRow
 from oddstream_server.domain.quote import TickSource
 
 Integers = npt.NDArray[np.integer[Any]]
@@ -50,8 +51,8 @@ class OpenQuoteImport(Protocol):
         """The key of each id, in the order given."""
         ...
 
-    async def write(self, columns: QuoteColumns) -> None:
-        """Store the next rows and move the position, in one transaction."""
+    async def write(self, columns: QuoteColumns, rejects: Sequence[QuarantinedRow] = ()) -> None:
+        """Store the next rows, quarantine what was wrong in them and move the position, in one transaction."""
         ...
 
     async def build_candles(self, report: Callable[[int, int], None] | None = None) -> None:

@@ -1,6 +1,5 @@
 """The leader's writes: its lease, the one transaction of a batch, and what the pipeline tells about itself."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,12 +21,13 @@ from oddstream_server.application.ports import (
 from oddstream_server.domain.market import Venue
 from oddstream_server.domain.quote import FeedStatus, OrderBook, Quote, Trade
 from oddstream_server.domain.signal import SignalEvent
+from oddstream_server.storage import quarantine
 from oddstream_server.storage.administration.runs import new_run_id
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.partitions import EVENTS_A_PARTITION, Partitions, month_of
 from oddstream_server.storage.signals import appending
 from oddstream_server.storage.signals.signal_log import SignalLogStore, active_events
-from oddstream_server.storage.tables import feed_status, feed_status_changes, pipeline_runs, quarantine
+from oddstream_server.storage.tables import feed_status, feed_status_changes, pipeline_runs
 from oddstream_server.storage.tick_store import candles
 from oddstream_server.storage.tick_store.ticks import LIVE, TickStore, stored_among
 from oddstream_server.storage.track_record import outcomes
@@ -39,8 +39,6 @@ _LEADER_LOCK = 0x0DD5_0003
 
 _FEW_TICKS = 256
 """Up to so many are looked up first and inserted with everything else; more are copied, which is faster a row."""
-
-_PAYLOAD_LIMIT = 65_536
 
 
 class PostgresPipelineStore:
@@ -262,41 +260,8 @@ class PostgresPipelineStore:
             await transaction.driver.execute("SELECT pg_notify($1, 'feed')", CHANNEL)
 
     async def quarantine(self, rows: Sequence[QuarantinedRow]) -> None:
-        """Keep rows that could not be read; a payload past 64 KiB is cut there.
-
-        A row that a venue serves again and again is kept once, with how often and when it last came.
-        """
-        if not rows:
-            return
-        latest: dict[tuple[str, str, str, bytes], dict[str, Any]] = {}
-        for row in rows:
-            digest = hashlib.sha256(row.payload).digest()
-            known = latest.setdefault(
-                (row.venue.value, row.source, row.reason, digest),
-                {
-                    "venue": row.venue.value,
-                    "source": row.source,
-                    "reason": row.reason,
-                    "detail": row.detail,
-                    "payload": row.payload[:_PAYLOAD_LIMIT],
-                    "payload_digest": digest,
-                    "receive_time": row.receive_time_us,
-                    "times": 0,
-                },
-            )
-            known["times"] += 1
-            known["last_receive_time"] = row.receive_time_us
-        statement = upsert(quarantine)
-        statement = statement.on_conflict_do_update(
-            index_elements=["venue", "source", "reason", "payload_digest"],
-            set_={
-                "times": quarantine.c.times + statement.excluded.times,
-                "last_receive_time": statement.excluded.last_receive_time,
-                "detail": statement.excluded.detail,
-            },
-        )
         async with self._database.transaction() as transaction:
-            await transaction.core.execute(statement, list(latest.values()))
+            await quarantine.keep(transaction, rows)
 
     async def begin_run(self, venue: Venue | None, stage: str, now_us: int) -> str:
         async with self._database.transaction() as transaction:

@@ -18,9 +18,13 @@ from oddstream_server.domain.quote import SourceKind, TickSource
 from oddstream_server.pipeline.declarations import Declarations
 from oddstream_server.pipeline.imports.columns import BATCH_ROWS, QuoteRows, count_rows, read_rows
 from oddstream_server.pipeline.imports.forms import QuoteForm
+from oddstream_server.pipeline.imports.rejects import Rejects
 
 _MARKETS_AT_ONCE: Final = 1_000
 _HASH_BLOCK: Final = 1 << 20
+_NO_SIDE: Final = (
+    "a price lies between 0 and 1 and a size is 0 or more, both with at most six decimals; the side is stored as absent"
+)
 
 Progress = Callable[[str, int, int | None], None]
 """Told (what is going on, how much is done, how much there is; None where that isn't known)."""
@@ -34,7 +38,7 @@ class ImportReport:
     """Rows that this call stored; 0 when the file was in already."""
     markets_created: int
     rejected: int
-    """Rows of this call with a number that is no price or size; stored without that side."""
+    """Rows of this call with a number that is no price or size; stored without that side, and quarantined."""
 
 
 async def import_quotes(
@@ -70,7 +74,8 @@ async def import_quotes(
         await asyncio.to_thread(introducer.read, markets_file)
     async with target.open(source, total) as opened:
         begun = opened.position
-        rejected = await _store_rows(path, form, opened, introducer, progress, total, batch_rows)
+        rejects = Rejects(form.venue, "import quotes", path, "side_out_of_range", _NO_SIDE, clock)
+        rejected = await _store_rows(path, form, opened, introducer, rejects, progress, total, batch_rows)
         rows = opened.position
         if candles:
             await opened.build_candles(lambda done, of: progress("candles", done, of))
@@ -82,6 +87,7 @@ async def _store_rows(
     form: QuoteForm,
     opened: OpenQuoteImport,
     introducer: "_Introducer",
+    rejects: Rejects,
     progress: Progress,
     total: int | None,
     batch_rows: int,
@@ -110,7 +116,8 @@ async def _store_rows(
                     ask_price_micros=rows.ask_price_micros,
                     bid_size_micros=rows.bid_size_micros,
                     ask_size_micros=rows.ask_size_micros,
-                )
+                ),
+                rejects.of(rows.table, rows.rejected, rows.first_row),
             )
             rejected += len(rows.rejected)
             progress("quotes", opened.position, total)

@@ -12,13 +12,18 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from oddstream_server.application.ports import Clock
 from oddstream_server.application.quote_columns import MISSING, QuoteColumns, QuoteImportTarget
 from oddstream_server.domain.errors import FieldViolation, InvalidArgument
 from oddstream_server.domain.market import Venue, underlying_id
 from oddstream_server.domain.quote import SourceKind, TickSource
 from oddstream_server.pipeline.imports.columns import BATCH_ROWS, Int64s, batches, count_rows, micros_of, times, words
 from oddstream_server.pipeline.imports.command import ImportReport, Progress, digest_of_file
+from oddstream_server.pipeline.imports.rejects import Rejects
+
+_NO_PRICE: Final = "a price is a number above 0 with at most six decimals; the row is stored without one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,8 @@ class PriceRows:
     receive_time_us: Int64s
     price_micros: Int64s
     """:data:`MISSING` where the file holds no number above 0."""
+    table: pa.Table
+    """The rows themselves."""
 
 
 def read_prices(path: Path, position: int = 0, batch_rows: int = BATCH_ROWS) -> Iterator[PriceRows]:
@@ -57,7 +64,7 @@ def read_prices(path: Path, position: int = 0, batch_rows: int = BATCH_ROWS) -> 
         codes, series = words(batch["series"])
         price, bad = micros_of(batch["price"])
         price[bad | (price <= 0)] = MISSING
-        yield PriceRows(first_row, codes, series, times(batch["ts"], form), price)
+        yield PriceRows(first_row, codes, series, times(batch["ts"], form), price, batch)
         first_row += batch.num_rows
 
 
@@ -69,12 +76,13 @@ async def import_prices(
     venue: Venue,
     *,
     target: QuoteImportTarget,
+    clock: Clock,
     progress: Progress = lambda stage, done, total: None,
     batch_rows: int = BATCH_ROWS,
 ) -> ImportReport:
     """Import one file; the same file again stores nothing twice, and a stopped import goes on.
 
-    A row whose price isn't a number above 0 is stored without a price, which no strategy looks at, and counted.
+    A row whose price isn't a number above 0 is stored without a price, which no strategy looks at, and is quarantined.
 
     :raises InvalidArgument: the path, a column or a series' name isn't what it has to be.
     :raises Aborted: another process imports the same file.
@@ -84,6 +92,7 @@ async def import_prices(
     total = await asyncio.to_thread(count_rows, path)
     digest = await asyncio.to_thread(digest_of_file, path, progress)
     rejected, keys = 0, dict[str, int]()
+    rejects = Rejects(venue, "import prices", path, "price_not_positive", _NO_PRICE, clock)
     # the venue is part of the source's identity: one file may hold what two venues' markets are about
     async with target.open(TickSource(venue, SourceKind.IMPORT, f"prices/{digest}"), total) as opened:
         begun = opened.position
@@ -99,6 +108,7 @@ async def import_prices(
                 minted = await opened.market_keys([underlying_id(venue, name) for name in fresh])
                 keys.update(zip(fresh, minted.tolist(), strict=True))
             by_code = np.array([keys[name] for name in rows.series], dtype=np.int32)
+            wrong = np.flatnonzero(rows.price_micros == MISSING) + rows.first_row
             await opened.write(
                 QuoteColumns(
                     rows.first_row,
@@ -106,9 +116,10 @@ async def import_prices(
                     rows.receive_time_us,
                     rows.price_micros,
                     rows.price_micros,
-                )
+                ),
+                rejects.of(rows.table, wrong, rows.first_row),
             )
-            rejected += int((rows.price_micros == MISSING).sum())
+            rejected += len(wrong)
             progress("prices", opened.position, total)
         return ImportReport(opened.position, opened.position - begun, 0, rejected)
 

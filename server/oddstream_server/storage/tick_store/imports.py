@@ -25,9 +25,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from oddstream_server.application.ports import QuarantinedRow
 from oddstream_server.application.quote_columns import MISSING, Integers, QuoteColumns
 from oddstream_server.domain.errors import Aborted
 from oddstream_server.domain.quote import SourceKind, TickSource
+from oddstream_server.storage import quarantine
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.partitions import Month, month_of, next_month, partition_name
 from oddstream_server.storage.tick_store.candles import MERGE_QUOTES_OF_A_SOURCE
@@ -106,8 +108,8 @@ class QuoteImport:
         keys = await self._ticks.names.mint_market_keys(market_ids)
         return np.fromiter((keys[m] for m in market_ids), dtype=np.int32, count=len(market_ids))
 
-    async def write(self, columns: QuoteColumns) -> None:
-        """Store the next rows and move the position, in one transaction.
+    async def write(self, columns: QuoteColumns, rejects: Sequence[QuarantinedRow] = ()) -> None:
+        """Store the next rows, quarantine what was wrong in them and move the position, in one transaction.
 
         :raises Aborted: another process moved the position of the same file meanwhile.
         """
@@ -163,6 +165,7 @@ class QuoteImport:
                     columns=QUOTE_COLUMNS,
                     format="binary",
                 )
+            await quarantine.keep(transaction, rejects)
         self.position = moved
         self.candles_built = False
 
