@@ -30,7 +30,7 @@ from oddstream_server.domain.market import Market
 from oddstream_server.interceptors.assembly import ChainSettings, build_layers
 from oddstream_server.interceptors.call import Layer
 from oddstream_server.interceptors.chain import Chain
-from oddstream_server.interceptors.in_flight import InFlight
+from oddstream_server.interceptors.limits.in_flight import InFlight
 from oddstream_server.interceptors.methods import method_table
 from oddstream_server.lifecycle import calm_collector
 from oddstream_server.observability.logging import configure_logging

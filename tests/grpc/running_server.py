@@ -37,7 +37,7 @@ from oddstream_server.application.signals import Signals
 from oddstream_server.domain.principal import Role, Scopes
 from oddstream_server.embedded.keys import Keyring
 from oddstream_server.interceptors.assembly import ChainSettings, build_chain
-from oddstream_server.interceptors.in_flight import InFlight
+from oddstream_server.interceptors.limits.in_flight import InFlight
 from oddstream_server.storage.database import Database
 from oddstream_server.storage.signals.signal_log import SignalLogStore
 from oddstream_server.strategies.registry import Registry

@@ -16,7 +16,7 @@ from oddstream_server.domain.principal import Role
 from oddstream_server.interceptors.assembly import ChainSettings, build_chain
 from oddstream_server.interceptors.chain import ORDER, Chain, ChainOrderError
 from oddstream_server.interceptors.errors import ErrorsInterceptor
-from oddstream_server.interceptors.in_flight import InFlight
+from oddstream_server.interceptors.limits.in_flight import InFlight
 from tests.grpc.running_server import Failure, Running, World, bearer, failure_of, read_failure, running
 
 UNARY = "/oddstream.v1.MarketService/ListMarkets"

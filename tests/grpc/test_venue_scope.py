@@ -19,7 +19,7 @@ from oddstream_server.domain.market import Venue
 from oddstream_server.domain.principal import Principal, Role, Scopes
 from oddstream_server.domain.signal import DataOrigin
 from oddstream_server.feed.signals.filters import CompiledFilter, EventFacts, filter_digest
-from oddstream_server.interceptors.venue_scope import named_venues
+from oddstream_server.interceptors.access.venue_scope import named_venues
 from tests.grpc.running_server import CONTRACT, bearer, failure_of
 from tests.grpc.stored_world import EVENT, MARKET, OTHER, QUIET, StoredWorld, stored_world
 

@@ -46,7 +46,7 @@ from oddstream_server.feed.runs import RunFeed
 from oddstream_server.feed.signals.feed import FeedLimits
 from oddstream_server.feed.streams import StreamLimits
 from oddstream_server.interceptors.assembly import ChainSettings, build_chain
-from oddstream_server.interceptors.in_flight import InFlight
+from oddstream_server.interceptors.limits.in_flight import InFlight
 from oddstream_server.jobs.planning import Planner
 from oddstream_server.lifecycle import Closing, StopSignal
 from oddstream_server.observability.feed_metrics import FeedMetrics

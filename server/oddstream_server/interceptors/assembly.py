@@ -8,20 +8,20 @@ from oddstream_server.application.access.certificate_roles import CertificateRol
 from oddstream_server.application.access.denials import Denials
 from oddstream_server.application.keys.authentication import Authenticator
 from oddstream_server.application.ports import RateLimiter, StreamQuota
-from oddstream_server.interceptors.admission import AdmissionInterceptor
-from oddstream_server.interceptors.authentication import AuthenticationInterceptor
+from oddstream_server.interceptors.access.authentication import AuthenticationInterceptor
+from oddstream_server.interceptors.access.venue_scope import VenueScopeInterceptor
 from oddstream_server.interceptors.call import Layer
 from oddstream_server.interceptors.chain import Chain
 from oddstream_server.interceptors.deadline import DeadlineInterceptor
 from oddstream_server.interceptors.errors import ErrorsInterceptor
-from oddstream_server.interceptors.in_flight import InFlight
-from oddstream_server.interceptors.key_limit import KeyLimitInterceptor
+from oddstream_server.interceptors.limits.admission import AdmissionInterceptor
+from oddstream_server.interceptors.limits.in_flight import InFlight
+from oddstream_server.interceptors.limits.key_limit import KeyLimitInterceptor
+from oddstream_server.interceptors.limits.peer_limit import PeerLimitInterceptor
 from oddstream_server.interceptors.methods import method_table
 from oddstream_server.interceptors.metrics import MetricsInterceptor
-from oddstream_server.interceptors.peer_limit import PeerLimitInterceptor
 from oddstream_server.interceptors.request_context import PeerAddresses, RequestContextInterceptor
 from oddstream_server.interceptors.validation import ValidationInterceptor
-from oddstream_server.interceptors.venue_scope import VenueScopeInterceptor
 from oddstream_server.transport.contract import Contract
 
 

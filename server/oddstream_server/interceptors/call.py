@@ -130,8 +130,8 @@ class Gate(Interceptor, Protocol):
         ...
 
     async def failed(self, call: Call, error: OddstreamError) -> None:
-        """A call that had passed failed behind this layer."""
-        ...
+        """A call that had passed failed behind this layer; most gates have nothing to say to that."""
+        return
 
 
 Layer = Bracket | Interceptor

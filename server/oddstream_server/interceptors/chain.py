@@ -36,7 +36,7 @@ from oddstream_server.interceptors.call import (
     text_metadata,
 )
 from oddstream_server.interceptors.composition import composed
-from oddstream_server.interceptors.in_flight import InFlight
+from oddstream_server.interceptors.limits.in_flight import InFlight
 
 if TYPE_CHECKING:
     Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]

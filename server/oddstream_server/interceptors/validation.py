@@ -4,15 +4,15 @@ from typing import Any, ClassVar
 
 from google.protobuf.message import DecodeError
 
-from oddstream_server.domain.errors import InvalidArgument, OddstreamError
-from oddstream_server.interceptors.call import Call, Proceed
+from oddstream_server.domain.errors import InvalidArgument
+from oddstream_server.interceptors.call import Call, Gate, Proceed
 from oddstream_server.interceptors.chain import malformed_request
 from oddstream_server.transport.contract import Contract
 
 _REMEMBERED, _REMEMBERED_BYTES = 8_192, 256
 
 
-class ValidationInterceptor:
+class ValidationInterceptor(Gate):
     name: ClassVar[str] = "validation"
 
     def __init__(self, contract: Contract) -> None:
@@ -26,8 +26,6 @@ class ValidationInterceptor:
             return False
         call.request = call.deserialize(body)
         return True
-
-    async def failed(self, call: Call, error: OddstreamError) -> None: ...
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         if call.method.kind.request_streaming:

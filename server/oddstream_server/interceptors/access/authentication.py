@@ -12,11 +12,11 @@ from oddstream_server.application.access.denials import Denials
 from oddstream_server.application.keys.authentication import Authenticator, bearer_token
 from oddstream_server.domain.errors import OddstreamError, PermissionDenied
 from oddstream_server.domain.principal import Principal
-from oddstream_server.interceptors.call import UNKNOWN_METHOD, Call, Proceed
-from oddstream_server.interceptors.client_certificate import certificate_of
+from oddstream_server.interceptors.access.client_certificate import certificate_of
+from oddstream_server.interceptors.call import UNKNOWN_METHOD, Call, Gate, Proceed
 
 
-class AuthenticationInterceptor:
+class AuthenticationInterceptor(Gate):
     """Every method needs a good key (or client certificate) and the role that the contract declares for it, but for
     those that are listed as open to all. A stream ends with a status when its key is revoked, whether data flows or
     not."""

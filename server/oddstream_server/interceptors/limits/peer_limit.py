@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 from oddstream_server.application.access.certificate_roles import CertificateRoles
 from oddstream_server.application.keys.authentication import Authenticator, bearer_token
 from oddstream_server.application.ports import RateLimiter
-from oddstream_server.domain.errors import OddstreamError, ResourceExhausted, Unauthenticated
-from oddstream_server.interceptors.call import Call, Proceed
-from oddstream_server.interceptors.client_certificate import certificate_of
+from oddstream_server.domain.errors import ResourceExhausted, Unauthenticated
+from oddstream_server.interceptors.access.client_certificate import certificate_of
+from oddstream_server.interceptors.call import Call, Gate, Proceed
 
 _HEALTH_CALLS_PER_MINUTE = 6000
 
 
-class PeerLimitInterceptor:
+class PeerLimitInterceptor(Gate):
     """Charges an address for each call that turns out to be unauthenticated, and once its quota is used up refuses
     further ones before they reach the key store. A key that was good lately passes whatever its address did: many share
     an address, and one that floods must not lock the others out.
@@ -42,8 +42,6 @@ class PeerLimitInterceptor:
             return False
         call.known = self._authenticator.cached(bearer_token(call.metadata))
         return call.known is not None  # nothing is charged then, and nobody with a good key is refused for the address
-
-    async def failed(self, call: Call, error: OddstreamError) -> None: ...
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         peer = _bucket_of(call.request_context.peer_address)

@@ -12,21 +12,18 @@ from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from oddstream_server.application.access.venue_scope import require_venues
-from oddstream_server.domain.errors import OddstreamError
-from oddstream_server.interceptors.call import Call, Proceed
+from oddstream_server.interceptors.call import Call, Gate, Proceed
 
 _VENUE = "oddstream.v1.Venue"
 _IDS = frozenset({"market_id", "market_ids", "event_id", "event_ids"})
 
 
-class VenueScopeInterceptor:
+class VenueScopeInterceptor(Gate):
     name: ClassVar[str] = "venue_scope"
 
     def passes(self, call: Call) -> bool:
         principal = call.request_context.principal
         return principal is None or not principal.scopes.venues
-
-    async def failed(self, call: Call, error: OddstreamError) -> None: ...
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         principal = call.request_context.principal

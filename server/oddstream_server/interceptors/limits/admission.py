@@ -3,12 +3,12 @@
 import random
 from typing import Any, ClassVar
 
-from oddstream_server.domain.errors import OddstreamError, ResourceExhausted, Unavailable
-from oddstream_server.interceptors.call import Call, Proceed
-from oddstream_server.interceptors.in_flight import InFlight
+from oddstream_server.domain.errors import ResourceExhausted, Unavailable
+from oddstream_server.interceptors.call import Call, Gate, Proceed
+from oddstream_server.interceptors.limits.in_flight import InFlight
 
 
-class AdmissionInterceptor:
+class AdmissionInterceptor(Gate):
     """:param maximum_unary: calls in flight beyond which further ones are shed; streams have limits of their own."""
 
     name: ClassVar[str] = "admission"
@@ -19,8 +19,6 @@ class AdmissionInterceptor:
 
     def passes(self, call: Call) -> bool:
         return self._in_flight.unary <= self._maximum_unary
-
-    async def failed(self, call: Call, error: OddstreamError) -> None: ...
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         if call.method.open_to_all:

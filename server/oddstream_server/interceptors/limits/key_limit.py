@@ -3,13 +3,13 @@
 from typing import Any, ClassVar
 
 from oddstream_server.application.ports import RateLimiter, StreamQuota
-from oddstream_server.domain.errors import OddstreamError, ResourceExhausted
-from oddstream_server.interceptors.call import Call, Proceed
+from oddstream_server.domain.errors import ResourceExhausted
+from oddstream_server.interceptors.call import Call, Gate, Proceed
 
 _STREAM_RETRY_US = 1_000_000
 
 
-class KeyLimitInterceptor:
+class KeyLimitInterceptor(Gate):
     """:param units_per_minute: for keys whose scopes state no limit; a tenth of it may come at once.
     :param streams_per_key: open streams of one key in all processes, unless its scopes say otherwise.
     """
@@ -30,8 +30,6 @@ class KeyLimitInterceptor:
             return False
         access = call.method.access
         return self._limiter.spend(f"key:{principal.subject}", access.cost if access else 1)
-
-    async def failed(self, call: Call, error: OddstreamError) -> None: ...
 
     async def intercept(self, call: Call, proceed: Proceed) -> Any:
         principal = call.request_context.principal
