@@ -1,13 +1,13 @@
 """Recorded Kalshi WebSocket sessions through real sockets into the real adapter."""
 
 import csv
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from typing import Any
 
+import orjson
 import pytest
 
 from oddstream_server.domain.market import Market, MarketState, Outcome, PriceRange, Venue
@@ -52,7 +52,7 @@ def a_market(ticker: str) -> Market:
 
 
 def recorded_market(ticker: str) -> list[dict[str, Any]]:
-    frames = [json.loads(line) for line in lines(f"kalshi/ws/{ticker}.jsonl.gz")]
+    frames = [orjson.loads(line) for line in lines(f"kalshi/ws/{ticker}.jsonl.gz")]
     return [{k: v for k, v in frame.items() if k != "recv_ns"} for frame in frames]
 
 
