@@ -147,6 +147,7 @@ class Settings(BaseSettings):
     polymarket_clob_url: str = "https://clob.polymarket.com"
     polymarket_data_url: str = "https://data-api.polymarket.com"
     polymarket_websocket_url: str = "wss://ws-subscriptions-clob.polymarket.com/ws/market"
+    polymarket_prices_url: str = "wss://ws-live-data.polymarket.com"
     simulated_seed: int = 1
     simulated_speed: float = Field(default=1.0, gt=0, le=10_000)
     simulated_events: int = Field(default=40, ge=1, le=100_000)

@@ -72,6 +72,7 @@ def polymarket(settings: Settings) -> PolymarketAdapter:
             clob_url=settings.polymarket_clob_url,
             data_url=settings.polymarket_data_url,
             ws_url=settings.polymarket_websocket_url,
+            prices_url=settings.polymarket_prices_url,
         )
     )
 

@@ -37,6 +37,8 @@ LINKS_ID: Final = "runner.links"
 
 ALWAYS: Final = 0
 """Effective time of facts that hold from the beginning."""
+TOLD_AFTER_US: Final = 5_000_000
+"""So long after an instant its price counts as known where nobody saw when it came; feeds are a second or two late."""
 
 
 def essential_market(market: Market) -> Market:
@@ -94,10 +96,11 @@ def from_catalog(markets: Iterable[Market], events: Iterable[Event]) -> Journal:
     """A journal for ticks that came without one (imports): today's facts, taken as holding from the beginning.
 
     The state is set to OPEN, because today's would tell how the market ended. So would the close of a market that could
-    close early: only that of a price ladder, whose terms fix it, is kept.
+    close early: only that of a price ladder, whose terms fix it, is kept. A strike that is the price of an instant is
+    not known before it.
     """
     return Journal(
-        markets={m.market_id: [(ALWAYS, essential_market(before_its_end(m)))] for m in markets},
+        markets={m.market_id: [(t, essential_market(v)) for t, v in as_it_became_known(m)] for m in markets},
         events={e.event_id: [(ALWAYS, essential_event(e))] for e in events},
     )
 
@@ -106,6 +109,16 @@ def before_its_end(market: Market) -> Market:
     """The market without what tells how it ended: its state, and a close that could come early."""
     close_time_us = None if market.strike is None else market.close_time_us
     return replace(market, state=MarketState.OPEN, close_time_us=close_time_us)
+
+
+def as_it_became_known(market: Market) -> list[tuple[int, Market]]:
+    """Today's market without what tells how it ended, by the time from which each version of it was known."""
+    whole = before_its_end(market)
+    strike = whole.strike
+    if strike is None or strike.opening_time_us is None or strike.floor_micros is None:
+        return [(ALWAYS, whole)]
+    before = replace(whole, strike=replace(strike, floor_micros=None))
+    return [(ALWAYS, before), (strike.opening_time_us + TOLD_AFTER_US, whole)]
 
 
 def encode(versions: list[tuple[int, Subject]]) -> bytes:

@@ -129,6 +129,16 @@ class Strike:
     """Id of the price that the market is about, ``<venue>:underlying.<symbol>``; empty where no feed has it."""
     averaging_us: int = 0
     """Length of the average before the close that the market settles on; 0 for a single price."""
+    opening_time_us: int | None = None
+    """Where the market compares its end with the price of an earlier instant: that instant. The floor is that price
+    then, an average of the same length before it included, and absent until it is known."""
+
+    @property
+    def is_known(self) -> bool:
+        """True where all the bounds that its kind needs are there."""
+        above = self.kind not in ("less", "less_or_equal")
+        below = self.kind not in ("greater", "greater_or_equal")
+        return not (above and self.floor_micros is None) and not (below and self.cap_micros is None)
 
 
 UNDERLYING_PREFIX: Final = "underlying."

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter
 
-from oddstream_server.application.as_of import before_its_end
+from oddstream_server.application.as_of import as_it_became_known
 from oddstream_server.application.ports.backtests import Columns, MarketHistory, MarketRows, RecordedData
 from oddstream_server.backtesting.records.columns import BookRows, PriceRows, QuoteRows, Shard, TradeRows
 from oddstream_server.backtesting.records.universe import LinkSpan, RecordedMarket, Universe, recorded, spans_of
@@ -116,7 +116,8 @@ def as_known(history: MarketHistory, first_row_us: int) -> RecordedMarket:
     market = replace(history.market, settlement=history.settlements[0] if history.settlements else None)
     known = recorded(market, min(history.first_seen_us, first_row_us))
     # the close that the catalog has may be one that nobody knew beforehand: it shuts the market, and is no term of it
-    return replace(known, market=before_its_end(market), settlements=history.settlements)
+    versions = as_it_became_known(market)
+    return replace(known, market=versions[0][1], settlements=history.settlements, revisions=tuple(versions[1:]))
 
 
 def _terms(market: Market) -> tuple[object, ...]:

@@ -42,7 +42,7 @@ def terms_values(market: Market) -> dict[str, int]:
     strike = market.strike
     return {
         "close_time_us": _or_missing(market.close_time_us),
-        "strike_kind": 0 if strike is None else _STRIKE_KINDS.get(strike.kind, 0),
+        "strike_kind": _STRIKE_KINDS.get(strike.kind, 0) if strike is not None and strike.is_known else 0,
         "strike_floor_micros": MISSING if strike is None else _or_missing(strike.floor_micros),
         "strike_cap_micros": MISSING if strike is None else _or_missing(strike.cap_micros),
         "averaging_us": 0 if strike is None else strike.averaging_us,

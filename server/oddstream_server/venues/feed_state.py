@@ -59,6 +59,15 @@ class FeedMonitor:
             return []
         return [self._show(self._worst(), now_us, f"{stream}: not needed any more", ())]
 
+    def remark(self, detail: str, now_us: int) -> list[FeedStatus]:
+        """Something to say that changes no state: the one shown last again, with these words.
+
+        Nothing before the first state, and nothing over a GAP, whose own words tell more.
+        """
+        if self._shown is None or self._shown is FeedState.GAP:
+            return []
+        return [self._show(self._shown, now_us, detail, ())]
+
     def _worst(self) -> FeedState:
         covered = self._streams.get(self._backup) is FeedState.LIVE
         counted = [s for s in self._streams.values() if not (covered and s is FeedState.DOWN)]

@@ -85,7 +85,9 @@ async def replayed_events(
         strangers = {tick.market_id for tick in batch} - known
         if strangers:
             known |= strangers
-            await _introduce(runner, catalog, sorted(strangers), journal)
+            later = await _introduce(runner, catalog, sorted(strangers), journal)
+            if later.markets:
+                changes = deque(sorted([*changes, *later.changes()], key=lambda change: change[0]))
         waiting += batch
         # The last instant may go on in the next batch.
         last_us = waiting[-1].receive_time_us
@@ -164,13 +166,17 @@ def _decide(runner: StrategyRunner, ticks: Sequence[Tick]) -> Sequence[SignalEve
 
 async def _introduce(
     runner: StrategyRunner, catalog: Catalog, market_ids: Sequence[str], journal: as_of.Journal
-) -> None:
-    """Markets that no live run saw: today's facts, without what tells how they ended."""
+) -> as_of.Journal:
+    """Markets that no live run saw: today's facts, without what tells how they ended.
+
+    Answers what becomes known of them later.
+    """
     markets = await catalog.markets_by_id(market_ids)
     event_ids = {m.event_id for m in markets.values() if m.event_id is not None} - journal.events.keys()
     events = await catalog.events_by_id(sorted(event_ids))
     found = as_of.from_catalog(markets.values(), events.values())
     runner.offer_catalog(
-        [versions[-1][1] for versions in found.events.values()],
-        [versions[-1][1] for versions in found.markets.values()],
+        [versions[0][1] for versions in found.events.values()],
+        [versions[0][1] for versions in found.markets.values()],
     )
+    return as_of.Journal(markets={key: versions[1:] for key, versions in found.markets.items() if versions[1:]})

@@ -27,7 +27,15 @@ from oddstream_server.application.ports import (
     Page,
     SettlementUpdate,
 )
-from oddstream_server.domain.market import Event, Market, MarketLink, MarketState, Settlement, SettlementState, Venue
+from oddstream_server.domain.market import (
+    Event,
+    Market,
+    MarketLink,
+    MarketState,
+    Settlement,
+    SettlementState,
+    Venue,
+)
 from oddstream_server.storage.database import Database, Transaction
 from oddstream_server.storage.markets import link_records
 from oddstream_server.storage.markets.documents import (
@@ -41,6 +49,7 @@ from oddstream_server.storage.markets.documents import (
     settlement_of,
 )
 from oddstream_server.storage.markets.held_markets import HeldMarkets
+from oddstream_server.storage.markets.strikes import with_known_strikes
 from oddstream_server.storage.tables import events, market_links, market_rules, markets, settlements
 
 _ROWS_A_STATEMENT = 500
@@ -71,7 +80,7 @@ class CatalogStore:
 
         Volume and open interest move all the time: they are kept up to date, but by themselves they are no change
         and don't touch ``update_time``. A settlement once known is not lost to a page that doesn't tell it, and such
-        a page doesn't bring a settled market back to life.
+        a page doesn't bring a settled market back to life. Neither is a strike that is the price of an instant.
         """
         change = CatalogChange(0, 0, 0)
         # By id, so that two writers wait for each other instead of dying of a deadlock. The last of equal ids counts.
@@ -159,6 +168,7 @@ class CatalogStore:
                 .with_for_update()
             )
         }
+        batch = await with_known_strikes(transaction, batch, stored.keys())
         rows: list[dict[str, Any]] = []
         rules: list[dict[str, Any]] = []
         activity: list[dict[str, Any]] = []

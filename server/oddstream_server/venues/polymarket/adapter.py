@@ -20,6 +20,7 @@ from oddstream_server.venues.polymarket import catalog
 from oddstream_server.venues.polymarket.config import PolymarketConfig
 from oddstream_server.venues.polymarket.feed import PolymarketFeed
 from oddstream_server.venues.polymarket.fills import Rest
+from oddstream_server.venues.polymarket.prices import PriceFeed, PriceMonitor
 from oddstream_server.venues.polymarket.rest import PageRepeated, PolymarketRest
 from oddstream_server.venues.polymarket.settlements import (
     clob_settlement,
@@ -47,6 +48,8 @@ class PolymarketAdapter:
         self._keys = FillKeys()
         self._feeds: list[PolymarketFeed] = []
         self._feeds_grew = asyncio.Event()
+        self._price_monitor = PriceMonitor(self._monitor)
+        self._prices = PriceFeed(self._price_monitor, config.price_socket, self._take_strike)
         self._markets: dict[str, Market] = {}
         self._open_ids: set[str] = set()
         """Condition ids that the last pass saw open; one that is missing from the next pass has closed."""
@@ -85,6 +88,7 @@ class PolymarketAdapter:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_states(sink))
             tasks.create_task(self._fetch_missed(sink))
+            tasks.create_task(self._price_socket().run(sink))
             running = 0
             while True:
                 self._feeds_grew.clear()
@@ -121,6 +125,7 @@ class PolymarketAdapter:
             )
         for feed, share in zip(self._feeds, shares, strict=True):
             feed.follow(share)
+        self._prices.follow(list(self._markets.values()))
         self._feeds_grew.set()
 
     def order_book(self, market_id: str) -> OrderBook | None:
@@ -150,6 +155,22 @@ class PolymarketAdapter:
             self._config.clock,
             new_session=lambda: uuid.uuid4().hex[:12],
         )
+
+    def _price_socket(self) -> VenueSocket:
+        return VenueSocket(
+            self._config.prices_url,
+            self._session,
+            self._prices,
+            self._price_monitor,
+            self._config.price_socket,
+            self._config.clock,
+            new_session=lambda: uuid.uuid4().hex[:12],
+        )
+
+    def _take_strike(self, market_id: str, floor_micros: int) -> Market | None:
+        """A followed market with its strike, as whoever reads its book knows it."""
+        found = (feed.take_strike(market_id, floor_micros) for feed in self._feeds)
+        return next((market for market in found if market is not None), None)
 
     # --- discovery --------------------------------------------------------------------------------------------------
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oddstream_server.domain.fees import FeeSchedule
-from oddstream_server.domain.market import CollateralRule, Declared, Event, Market, Outcome, PriceRange, Venue
+from oddstream_server.domain.market import CollateralRule, Declared, Event, Market, Outcome, PriceRange, Strike, Venue
 from oddstream_server.domain.money import MICROS
 from oddstream_server.venues.decimals import micros, rounded_micros
 from oddstream_server.venues.polymarket.fees import fee_schedules
 from oddstream_server.venues.polymarket.settlements import market_state, settlement, stringified
+from oddstream_server.venues.polymarket.strikes import up_or_down
 from oddstream_server.venues.rows import (
     Quarantine,
     QuarantineReason,
@@ -71,7 +72,7 @@ def market(row: object, event_row: Mapping[str, Any] | None, quarantine: Quarant
     """A Gamma market, nested in an event or alone (then it names its event itself).
 
     :raises RowError: the market can't be traded on as it stands; a fee rule that isn't known is quarantined alone and
-        leaves the market without a schedule.
+        leaves the market without a schedule, and so does an opening that can't be read with the strike.
     """
     row = as_object(row, "market")
     condition_id = text(row, "conditionId")
@@ -82,6 +83,9 @@ def market(row: object, event_row: Mapping[str, Any] | None, quarantine: Quarant
     schedules: tuple[FeeSchedule, ...] = ()
     with quarantine.guard(row):
         schedules = fee_schedules(row, created_us)
+    strike: Strike | None = None
+    with quarantine.guard(row):
+        strike = up_or_down(row, above)
     neg_risk = flag(row, "negRisk")
     return Market(
         market_id=market_key(condition_id),
@@ -110,6 +114,7 @@ def market(row: object, event_row: Mapping[str, Any] | None, quarantine: Quarant
         open_time_us=optional_iso_us(row.get("startDate"), "startDate") or created_us,
         close_time_us=optional_iso_us(row.get("endDate"), "endDate"),
         settlement=settlement(row, receive_time_us),
+        strike=strike,
         volume_micros=_volume(row),
         placeholder=_is_placeholder(row, above),
     )

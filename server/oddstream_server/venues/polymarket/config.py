@@ -22,10 +22,17 @@ class PolymarketConfig:
     clob_url: str = "https://clob.polymarket.com"
     data_url: str = "https://data-api.polymarket.com"
     ws_url: str = "wss://ws-subscriptions-clob.polymarket.com/ws/market"
+    prices_url: str = "wss://ws-live-data.polymarket.com"
     session_factory: SessionFactory = aiohttp.ClientSession
     clock: Clock = _now_us
     http: HttpConfig = field(default_factory=HttpConfig)
     socket: SocketConfig = field(default_factory=lambda: SocketConfig(text_ping="PING", text_pong="PONG"))
+    price_socket: SocketConfig = field(
+        default_factory=lambda: SocketConfig(
+            text_ping="PING", text_pong="PONG", ping_interval_s=5.0, stale_after_s=15.0
+        )
+    )
+    """Prices come once a second, now and then with gaps of some seconds."""
     requests_per_s: float = 20.0
     request_burst: float = 40.0
     breaker_threshold: int = 5

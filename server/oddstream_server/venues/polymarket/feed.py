@@ -101,6 +101,15 @@ class PolymarketFeed:
             self._operate("unsubscribe", gone)
             self._operate("subscribe", new)
 
+    def take_strike(self, market_id: str, floor_micros: int) -> Market | None:
+        """The market with the floor of its strike, which prices made known; None where it isn't followed here."""
+        market = self._markets.get(market_id)
+        if market is None or market.strike is None:
+            return None
+        market = replace(market, strike=replace(market.strike, floor_micros=floor_micros))
+        self._markets[market_id] = market
+        return market
+
     def order_book(self, market_id: str) -> OrderBook | None:
         line = self._lines.get(market_id)
         return line.order_book() if line else None
