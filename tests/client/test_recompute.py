@@ -1,6 +1,7 @@
 """The client's formulas and fees against the server's, on signals that the server's strategies make."""
 
 import itertools
+from functools import cache
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,9 @@ from tests.strategies.test_every_strategy import KINDS, a_runner
 from tests.strategies.worlds import a_world_for
 
 
-def generated(kind):
+@cache
+def bodies(kind):
+    """Of one kind's signals, made once for all the tests that look at them."""
     made = []
     for seed in (1, 2):
         world = a_world_for(kind, seed)
@@ -28,13 +31,18 @@ def generated(kind):
             if event.type in (SignalEventType.CREATED, SignalEventType.REVISED)
         ]
     assert len(made) > 20
-    return [signal_message(signal, full=True) for signal in made]
+    return [signal_message(signal, full=True).SerializeToString() for signal in made]
+
+
+def generated(kind):
+    """The messages, anew each time since tests change them."""
+    return [signal_pb2.Signal.FromString(body) for body in bodies(kind)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_generated_signal_computes_to_itself_again(kind):
     for message in generated(kind):
-        again = recompute(signal_pb2.Signal.FromString(message.SerializeToString()))
+        again = recompute(message)
         stated = message.net_edge_micros if message.HasField("net_edge_micros") else None
         assert (again.net_edge_micros, again.strength_ppm) == (stated, strength_ppm(message))
         assert again.terms
