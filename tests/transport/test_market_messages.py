@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from oddstream_server.domain.fees import FeeFormula, FeeSchedule
+from oddstream_server.domain.market import Strike
 from oddstream_server.transport.converters.market_messages import MarketMessages
 from oddstream_server.transport.converters.markets import market_message
 from tests.grpc.stored_world import MARKET, market
@@ -39,3 +40,14 @@ def test_it_is_made_anew_for_a_market_that_changed() -> None:
     changed = replace(market(MARKET), title="another")
     assert messages.message(changed, full=True).title == "another"
     assert first.title != "another", "what was answered stays as it was"
+
+
+def test_a_strike_that_is_the_price_of_an_instant_tells_the_instant_before_the_price_is_known() -> None:
+    strike = Strike("greater_or_equal", underlying_id="polymarket:underlying.btc-usd", opening_time_us=1_500_000)
+    waiting = market_message(market(MARKET, strike=strike), full=False, now_us=0).strike
+    assert not waiting.HasField("floor_value_micros")
+    assert waiting.opening_time.ToMicroseconds() == 1_500_000
+    known = market_message(market(MARKET, strike=replace(strike, floor_micros=7)), full=False, now_us=0).strike
+    assert (known.floor_value_micros, known.opening_time) == (7, waiting.opening_time)
+    fixed = market_message(market(MARKET, strike=Strike("greater", 7)), full=False, now_us=0).strike
+    assert not fixed.HasField("opening_time")

@@ -190,22 +190,30 @@ class Strike(message.Message):
     RELATION_FIELD_NUMBER: builtins.int
     FLOOR_VALUE_MICROS_FIELD_NUMBER: builtins.int
     CAP_VALUE_MICROS_FIELD_NUMBER: builtins.int
+    OPENING_TIME_FIELD_NUMBER: builtins.int
     relation: StrikeRelation.ValueType
     """It tells how the value has to stand to the bounds."""
     floor_value_micros: builtins.int
     """It is the lower bound in micros of the underlying's unit. It is absent where there is none."""
     cap_value_micros: builtins.int
     """It is the upper bound in micros of the underlying's unit. It is absent where there is none."""
+    @builtins.property
+    def opening_time(self) -> timestamp_pb2.Timestamp:
+        """It is the instant whose price the lower bound is, of a market that compares two instants. The bound is absent until
+        that price is known. It is absent where the bounds are fixed from the beginning.
+        """
+
     def __init__(
         self,
         *,
         relation: StrikeRelation.ValueType = ...,
         floor_value_micros: builtins.int | None = ...,
         cap_value_micros: builtins.int | None = ...,
+        opening_time: timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_cap_value_micros", b"_cap_value_micros", "_floor_value_micros", b"_floor_value_micros", "cap_value_micros", b"cap_value_micros", "floor_value_micros", b"floor_value_micros"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_cap_value_micros", b"_cap_value_micros", "_floor_value_micros", b"_floor_value_micros", "cap_value_micros", b"cap_value_micros", "floor_value_micros", b"floor_value_micros", "opening_time", b"opening_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_cap_value_micros", b"_cap_value_micros", "_floor_value_micros", b"_floor_value_micros", "cap_value_micros", b"cap_value_micros", "floor_value_micros", b"floor_value_micros", "relation", b"relation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_cap_value_micros", b"_cap_value_micros", "_floor_value_micros", b"_floor_value_micros", "cap_value_micros", b"cap_value_micros", "floor_value_micros", b"floor_value_micros", "opening_time", b"opening_time", "relation", b"relation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cap_value_micros: _TypeAlias = typing.Literal["cap_value_micros"]  # noqa: Y015
     _WhichOneofArgType__cap_value_micros: _TypeAlias = typing.Literal["_cap_value_micros", b"_cap_value_micros"]  # noqa: Y015

@@ -6,12 +6,12 @@ and tau the time to the scheduled close:
     p(K) = Phi((ln(S / K) - sigma^2 tau / 2) / (sigma sqrt(tau)))
 
 greater: fair = payout x p(floor); less: payout x (1 - p(cap)); between: payout x (p(floor) - p(cap)). Where the
-market settles on an average over the last w seconds (Kalshi's crypto: 60 s), the average's variance takes the place
+market settles on an average over the last w seconds (crypto: 60 s), the average's variance takes the place
 of sigma^2 tau: sigma^2 (tau - 2 w / 3), and nothing is said once the averaging has begun, since the part that is past
 is not known here. Net edge UP = fair - ask - ask_fee, DOWN = bid - fair - bid_fee. An opportunity opens where it is
 at least minimum_edge, and stays open while it is positive. Strength = clip(net edge / 5 cents). Nothing is said where
 the underlying's price is older than maximum_age, or closer to the end than minimum_time, or further than
-maximum_time.
+maximum_time, or where the strike isn't known yet (a price at the start of the market's window).
 
 Computed again from the evidence: net edge = fair_value - ask_price - ask_fee (UP) or bid_price - fair_value - bid_fee
 (DOWN); strength = clip(20 x net edge in ppm). The fair value itself follows from underlying_price, floor, cap, sigma

@@ -120,7 +120,10 @@ def _strike(strike: Strike | None) -> market_pb2.Strike | None:
         return None
     relation = market_pb2.StrikeRelation.Value(f"STRIKE_RELATION_{strike.kind.upper()}")
     return market_pb2.Strike(
-        relation=relation, floor_value_micros=strike.floor_micros, cap_value_micros=strike.cap_micros
+        relation=relation,
+        floor_value_micros=strike.floor_micros,
+        cap_value_micros=strike.cap_micros,
+        opening_time=timestamp(strike.opening_time_us),
     )
 
 

@@ -97,7 +97,7 @@ def _identity(market: market_pb2.Market, now_us: int) -> Table:
         ("series", market.series_id),
         ("category", market.category),
         ("state", words.market_state(market.state) + (", a placeholder" if market.placeholder else "")),
-        ("strike", _strike(market)),
+        ("strike", _strike(market, now_us)),
         ("opens", words.moment(market.open_time, now_us) if market.HasField("open_time") else None),
         ("closes", words.moment(market.close_time, now_us) if market.HasField("close_time") else None),
         ("volume", f"{words.decimal(market.volume_micros)} contracts" if market.HasField("volume_micros") else None),
@@ -111,7 +111,7 @@ def _identity(market: market_pb2.Market, now_us: int) -> Table:
     return facts(pairs)
 
 
-def _strike(market: market_pb2.Market) -> str | None:
+def _strike(market: market_pb2.Market, now_us: int) -> str | None:
     if not market.HasField("strike"):
         return None
     strike = market.strike
@@ -121,6 +121,9 @@ def _strike(market: market_pb2.Market) -> str | None:
         for name in ("floor_value_micros", "cap_value_micros")
         if strike.HasField(name)
     ]
+    if strike.HasField("opening_time"):
+        opening = f"the price of {words.moment(strike.opening_time, now_us)}"
+        return f"{relation} {bounds[0]}, {opening}" if bounds else f"{relation} {opening}"
     return f"{relation} {' and '.join(bounds)}"
 
 
