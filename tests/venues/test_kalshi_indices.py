@@ -1,4 +1,4 @@
-"""Prices of what Kalshi's crypto ladders are about: asked for, read, and told apart from the markets' own data."""
+"""Prices of what Kalshi's ladders are about: asked for, read, and told apart from the markets' own data."""
 
 import json
 from dataclasses import replace
@@ -91,3 +91,87 @@ def test_ladders_of_known_series_speak_of_an_index_averaged_over_a_minute(series
     strike = about(Strike("greater", 65_000_000_000), series)
     assert strike.underlying_id == (f"kalshi:underlying.{index}" if index else "")
     assert strike.averaging_us == (60_000_000 if index else 0)
+
+
+# --- Pyth's prices of metals ------------------------------------------------------------------------------------------
+
+GOLD = "kalshi:underlying.pyth.Metal.XAU/USD"
+
+
+def a_gold_ladder() -> Following:
+    following = Following("OTHER")
+    strike = about(Strike("greater", 4_496_000_000), "KXGOLDD")
+    assert strike == Strike("greater", 4_496_000_000, underlying_id=GOLD), "one price, no average"
+    crypto = replace(kalshi_market("KXBTC-1"), strike=Strike("greater", 65_000_000_000, underlying_id=BRTI))
+    following.feed.follow([replace(kalshi_market("KXGOLDD-1"), strike=strike), crypto])
+    return following
+
+
+def a_pyth_frame(seq: int = 1, **message: Any) -> str:
+    body = {
+        "underlying_ticker": "Metal.XAU/USD",
+        "value_usd": "4496.12345678",
+        "source_ts_ms": TS,
+        "received_at": TS + 9,
+    }
+    return json.dumps({"type": "pyth_value", "sid": 12, "seq": seq, "msg": body | message})
+
+
+def pyth_asked(following: Following) -> list[Any]:
+    subscriptions = [c["params"] for c in following.commands() if c["cmd"] == "subscribe"]
+    return [p["underlying_tickers"] for p in subscriptions if p["channels"] == ["pyth_value"]]
+
+
+def test_metals_are_asked_for_beside_indices_and_again_on_the_next_connection() -> None:
+    following = a_gold_ladder()
+    parameters = [c["params"] for c in following.commands()]
+    assert {"channels": ["pyth_value"], "underlying_tickers": ["Metal.XAU/USD"]} in parameters
+    assert {"channels": ["cfbenchmarks_value"], "index_ids": ["BRTI"]} in parameters
+    following.feed.closed(following.now)
+    following.feed.opened("again", following.now)
+    assert pyth_asked(following) == [["Metal.XAU/USD"]]
+    assert pyth_asked(a_ladder("KXBTC-1")) == []
+
+
+def test_a_pyth_value_becomes_the_price_of_its_ticker_and_shows_nothing_of_the_markets() -> None:
+    following = a_gold_ladder()
+    (price,) = following.get(a_pyth_frame())
+    assert isinstance(price, Quote)
+    assert (price.market_id, price.bid_price_micros, price.ask_price_micros) == (GOLD, 4_496_123_457, 4_496_123_457)
+    assert price.venue_time_us == TS * 1_000
+    assert not following.feed.is_data(a_pyth_frame())
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"value_usd": "0"}, "price_out_of_range"),
+        ({"value_usd": None}, "field_type"),
+        ({"source_ts_ms": None}, "time_invalid"),
+        ({"underlying_ticker": ""}, "field_missing"),
+    ],
+)
+def test_a_pyth_value_that_cant_be_read_is_quarantined_and_the_next_one_is_read(
+    message: dict[str, Any], reason: str
+) -> None:
+    following = a_gold_ladder()
+    assert refusals(following.get(a_pyth_frame(**message))) == [reason]
+    assert isinstance(following.get(a_pyth_frame(2))[0], Quote)
+
+
+def test_prices_that_were_skipped_are_no_gap_of_the_markets() -> None:
+    following = a_gold_ladder()
+    following.get(a_pyth_frame(1))
+    (price,) = following.get(a_pyth_frame(7))
+    assert isinstance(price, Quote)
+
+
+@pytest.mark.parametrize("series", ["KXGOLDW", "KXSILVERD", "KXSILVERW"])
+def test_ladders_of_metals_name_their_price(series: str) -> None:
+    metal = "Metal.XAU/USD" if "GOLD" in series else "Metal.XAG/USD"
+    assert about(Strike("greater", 1), series).underlying_id == f"kalshi:underlying.pyth.{metal}"
+
+
+@pytest.mark.parametrize("series", ["KXBRENTD", "KXWTI", "KXGOLDMON", "KXGOLD15M"])
+def test_ladders_whose_contract_the_rules_name_have_no_price(series: str) -> None:
+    assert about(Strike("greater", 1), series).underlying_id == ""

@@ -20,6 +20,12 @@ class Channel(StrEnum):
     LIFECYCLE = "market_lifecycle_v2"
     INDICES = "cfbenchmarks_value"
     """Prices of what crypto ladders are about; its tickers are ids of indices."""
+    PYTH = "pyth_value"
+    """Prices of what ladders of metals are about; its tickers are Pyth's."""
+
+
+PRICES = (Channel.INDICES, Channel.PYTH)
+_TICKERS_KEY = {Channel.INDICES: "index_ids", Channel.PYTH: "underlying_tickers"}
 
 
 @dataclass(slots=True)
@@ -52,7 +58,7 @@ class Commands:
         self._sent: dict[int, _Sent] = {}
         self._later: list[tuple[int, _Sent]] = []
         self._subscriptions = {channel: _Subscription(channel) for channel in Channel}
-        self._indices: set[str] = set()
+        self._prices: dict[Channel, set[str]] = {channel: set() for channel in PRICES}
 
     def opened(self, tickers: Sequence[str]) -> None:
         self.closed()
@@ -65,15 +71,15 @@ class Commands:
         self._queue.clear()
         self._sent.clear()
         self._later.clear()
-        self._indices.clear()
+        self._prices = {channel: set() for channel in PRICES}
         self._subscriptions = {channel: _Subscription(channel) for channel in Channel}
 
-    def follow_indices(self, index_ids: Iterable[str]) -> None:
-        """Ask for indices that weren't asked for yet; a repeated subscription adds to the one there is."""
-        new = set(index_ids) - self._indices
+    def follow_prices(self, channel: Channel, tickers: Iterable[str]) -> None:
+        """Ask for prices that weren't asked for yet; a repeated subscription adds to the one there is."""
+        new = set(tickers) - self._prices[channel]
         if self._open and new:
-            self._indices |= new
-            self._send(_Sent(Channel.INDICES, "subscribe", tuple(sorted(new))))
+            self._prices[channel] |= new
+            self._send(_Sent(channel, "subscribe", tuple(sorted(new))))
 
     def add(self, tickers: Sequence[str]) -> None:
         if not self._open or not tickers:
@@ -112,9 +118,9 @@ class Commands:
                 self._subscriptions[channel] = _Subscription(channel)
                 if channel is Channel.LIFECYCLE:
                     self._send(_Sent(channel, "subscribe", ()))
-                elif channel is Channel.INDICES:
-                    again, self._indices = self._indices, set()
-                    self.follow_indices(again)
+                elif channel in PRICES:
+                    again, self._prices[channel] = self._prices[channel], set()
+                    self.follow_prices(channel, again)
                 else:
                     self._subscriptions[channel].waiting = list(tickers)
                     self._advance(channel)
@@ -179,8 +185,7 @@ class Commands:
         if sent.command == "subscribe":
             parameters = {"channels": [sent.channel.value]}
             if sent.tickers:
-                key = "index_ids" if sent.channel is Channel.INDICES else "market_tickers"
-                parameters[key] = list(sent.tickers)
+                parameters[_TICKERS_KEY.get(sent.channel, "market_tickers")] = list(sent.tickers)
             if sent.channel is Channel.BOOKS:
                 parameters["use_yes_price"] = self._use_yes_price
             name = "subscribe"

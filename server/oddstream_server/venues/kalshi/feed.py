@@ -16,8 +16,8 @@ from oddstream_server.domain.quote import FeedState, OrderBook, SourceKind, Tick
 from oddstream_server.venues.decimals import InexactNumber
 from oddstream_server.venues.feed_state import FeedMonitor
 from oddstream_server.venues.kalshi.book_lines import BookLine, DataLost
-from oddstream_server.venues.kalshi.commands import QUIET_ERRORS, Commands
-from oddstream_server.venues.kalshi.indices import index_price
+from oddstream_server.venues.kalshi.commands import QUIET_ERRORS, Channel, Commands
+from oddstream_server.venues.kalshi.indices import PYTH, index_price, pyth_price
 from oddstream_server.venues.kalshi.settlements import lifecycle_update
 from oddstream_server.venues.kalshi.ticks import trade
 from oddstream_server.venues.rows import (
@@ -35,6 +35,8 @@ _ENDING_ERRORS = frozenset({10, 17, 25})
 """The subscription's channel, its server or its buffer failed: the subscription is over."""
 _SNAPSHOT_TRIES = 3
 _WITHOUT_NEWS = frozenset({"ticker", "event_lifecycle", "event_fee_update"})
+_NO_DATA = ('"ok"', '"subscribed"', '"unsubscribed"', '"error"', '"cfbenchmarks', '"pyth_value')
+"""Marks of frames that don't show that the markets' data comes: prices of underlyings go on while books stand still."""
 
 
 class KalshiFeed:
@@ -60,7 +62,7 @@ class KalshiFeed:
         self._determined: dict[str, Settlement] = {}
         self._session = ""
         self._connections = 0
-        self._indices: set[str] = set()
+        self._underlyings: set[str] = set()
         self._awaiting: set[str] = set()  # tickers whose book is being taken anew after a gap
         self._gap_since_us: int | None = None
         self._gap_at_snapshot = False
@@ -83,10 +85,15 @@ class KalshiFeed:
             self._determined.pop(ticker, None)
             self.lookups.discard(ticker)
         about = (market.strike.underlying_id for market in markets if market.strike is not None)
-        self._indices = {name.partition(UNDERLYING_PREFIX)[2] for name in about if name}
+        self._underlyings = {name.partition(UNDERLYING_PREFIX)[2] for name in about if name}
         self._commands.remove(gone)
         self._commands.add(new)
-        self._commands.follow_indices(self._indices)
+        self._follow_prices()
+
+    def _follow_prices(self) -> None:
+        pyth = {name for name in self._underlyings if name.startswith(PYTH)}
+        self._commands.follow_prices(Channel.INDICES, self._underlyings - pyth)
+        self._commands.follow_prices(Channel.PYTH, (name.removeprefix(PYTH) for name in pyth))
 
     def streamed(self) -> set[str]:
         """Tickers whose book is known from this connection."""
@@ -109,8 +116,7 @@ class KalshiFeed:
 
     def is_data(self, frame: str | bytes) -> bool:
         head = frame[:160] if isinstance(frame, str) else frame[:160].decode("latin-1")
-        # prices of indices go on while the books stand still: they don't show that the markets' data comes
-        return not any(mark in head for mark in ('"ok"', '"subscribed"', '"unsubscribed"', '"error"', '"cfbenchmarks'))
+        return not any(mark in head for mark in _NO_DATA)
 
     def opened(self, session: str, now_us: int) -> Sequence[VenueItem]:
         self._session = session
@@ -123,7 +129,7 @@ class KalshiFeed:
         self._connections += 1
         self._monitor.raise_epoch()
         self._commands.opened(list(self._markets))
-        self._commands.follow_indices(self._indices)
+        self._follow_prices()
         return []
 
     def closed(self, now_us: int) -> Sequence[VenueItem]:
@@ -179,6 +185,8 @@ class KalshiFeed:
                 items.append(printed)
         elif kind == "cfbenchmarks_value":
             items.append(index_price(row.get("msg"), self._session, now_us))
+        elif kind == "pyth_value":
+            items.append(pyth_price(row.get("msg"), self._session, now_us))
         elif kind == "market_lifecycle_v2":
             self._lifecycle(as_object(row.get("msg"), "msg"), now_us, items)
         elif kind == "subscribed":
