@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 from types import FunctionType
+from typing import Any
 
+import numpy as np
 import pytest
 
 from oddstream_server.backtesting import acceleration
@@ -30,6 +32,34 @@ def test_code_kept_on_disk_is_not_taken_once_its_function_has_moved() -> None:
 
 def test_the_same_function_is_compiled_once() -> None:
     assert acceleration.compiled(add) is acceleration.compiled(add)
+
+
+def scaled(number: int) -> int:
+    return bound_scale(number) + 1
+
+
+def bound_scale(number: int) -> int:
+    raise NotImplementedError
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def sum_scaled(narrow: Any) -> int:
+    return scaled(narrow[0]) + scaled(3) + add(5, 1) + add(narrow[0], 1)
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["compiled", "plain"])
+def test_what_is_bound_reaches_the_functions_that_are_called(plain: bool) -> None:
+    run = acceleration.compiled(sum_scaled, plain=plain, bound_scale=double)
+    assert run(np.array([4], dtype=np.int32)) == 9 + 7 + 6 + 5
+
+
+def test_constants_and_narrow_integers_compile_no_function_again() -> None:
+    acceleration.compiled(sum_scaled, bound_scale=double)(np.array([4], dtype=np.int32))
+    functions: list[Any] = [acceleration.compiled(add), acceleration.compiled(scaled, bound_scale=double)]
+    assert [len(function.signatures) for function in functions] == [1, 1]
 
 
 PROBE = """

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 
@@ -24,9 +24,7 @@ try:
 except ModuleNotFoundError:
     AVAILABLE = False  # type: ignore[misc]  # Final in either branch
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 _compiled: dict[str, Callable[..., Any]] = {}
-_inlined: set[Callable[..., Any]] = set()
 
 
 def compiled(
@@ -35,11 +33,12 @@ def compiled(
     """``function`` as machine code, or as a plain copy where numba is absent or ``plain`` is set.
 
     :param checked: divisions by 0 raise, as they do in Python; for code that isn't ours.
-    :param bound: functions to use in place of the globals of these names; they are compiled as checked.
+    :param bound: functions to use in place of the globals of these names, in ``function`` and in what it calls; they
+        are compiled as checked.
     """
     assert isinstance(function, FunctionType)
     if plain or not AVAILABLE:
-        return _copy(function, {**function.__globals__, **bound})
+        return _plain(function, bound)
     # error_model "numpy" leaves out the check for a divisor of 0, which our own loops exclude beforehand; they get
     # their arrays and make none, so they needn't count who holds them (nrt), as a strategy's step may have to
     options: dict[str, Any] = {"nogil": True, "error_model": "python" if checked else "numpy", "_nrt": checked}
@@ -49,10 +48,9 @@ def compiled(
     return _compiled[key]
 
 
-def inlined(function: _F) -> _F:
-    """Marks a helper to be compiled into its callers: with arrays in hand a call costs more than its work."""
-    _inlined.add(function)
-    return function
+def _plain(function: FunctionType, bound: Mapping[str, Callable[..., Any]]) -> FunctionType:
+    own = {name: _plain(called, taken) for name, called, taken in _callees(function, bound) if taken}
+    return _copy(function, {**function.__globals__, **own, **bound})
 
 
 def _compile(
@@ -66,21 +64,56 @@ def _compile(
     for name in function.__code__.co_names:
         if name in bound:
             bindings[name] = compiled(bound[name], checked=True)
-        elif isinstance(bindings.get(name), FunctionType):
-            bindings[name] = compiled(bindings[name], checked=checked)
+    for name, called, taken in _callees(function, bound):
+        bindings[name] = compiled(called, plain=False, checked=checked, **taken)
     copy = _copy(function, bindings)
     copy.__qualname__ = f"{function.__qualname__}_{key[:16]}"
     jitted: Callable[..., Any]
-    if function in _inlined:
-        jitted = numba.njit(inline="always", **options)(copy)
-        return jitted
     try:
         jitted = numba.njit(cache=True, **options)(copy)
     except RuntimeError:
         # neither beside the module nor in the user's cache can anything be kept: compiled anew in each process
         return numba.njit(**options)(copy)  # type: ignore[no-any-return]  # numba is untyped
     _compile_once(jitted, copy.__qualname__)
+    if not checked:
+        _widen(jitted)
     return jitted
+
+
+def _widen(jitted: Any) -> None:
+    """Let callers find ``jitted`` by integers of 64 bits alone, constants included.
+
+    Else it is compiled for every mix of constants and widths that a caller's integers have or seem to have at first.
+    """
+    template, types = jitted.get_call_template, numba.types
+
+    def get_call_template(args: Any, kws: Any) -> Any:
+        wide = tuple(types.int64 if isinstance(a, types.Integer | types.IntegerLiteral) else a for a in args)
+        return template(wide, kws)
+
+    jitted.get_call_template = get_call_template
+
+
+def _callees(
+    function: FunctionType, bound: Mapping[str, Callable[..., Any]]
+) -> Iterator[tuple[str, FunctionType, dict[str, Callable[..., Any]]]]:
+    """(name, function, what is bound in it or in what it calls) of the functions that ``function`` calls itself."""
+    for name in function.__code__.co_names:
+        called = function.__globals__.get(name)
+        if name not in bound and isinstance(called, FunctionType):
+            names = _names(called)
+            yield name, called, {n: f for n, f in bound.items() if n in names}
+
+
+@cache
+def _names(function: FunctionType) -> frozenset[str]:
+    """Every global that a function and those that it calls use."""
+    found = set(function.__code__.co_names)
+    for name in function.__code__.co_names:
+        called = function.__globals__.get(name)
+        if isinstance(called, FunctionType):
+            found |= _names(called)
+    return frozenset(found)
 
 
 def _compile_once(jitted: Any, name: str) -> None:

@@ -193,7 +193,9 @@ def run_shard(
     (coverage, marks), digests = shared
     markets = np.array(shard.markets, dtype=np.int64)
     marked = np.unique(intents["market"])
-    return ShardResult(intents, offers, marked, marks[:, np.searchsorted(markets, marked)], coverage, counts, digests)
+    # in one layout, whatever was picked: code is compiled for each
+    marks = np.ascontiguousarray(marks[:, np.searchsorted(markets, marked)])
+    return ShardResult(intents, offers, marked, marks, coverage, counts, digests)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from oddstream_server.backtesting.acceleration import compiled, inlined
+from oddstream_server.backtesting.acceleration import compiled
 from oddstream_server.backtesting.passes.intents import compact
 from oddstream_server.backtesting.passes.offers import (
     AT_SIGNAL,
@@ -247,7 +247,6 @@ def walk(
     return i
 
 
-@inlined
 def decide(
     offers: Any, written: Any, intents: Any, which: Any, row: Any, latency: Any, on_trigger: Any, walks: Any,
     makes: Any, asked: Any, bid_price: Any, bid_size: Any, ask_price: Any, ask_size: Any, terms: Any, status: Any,
@@ -326,7 +325,6 @@ def decide(
     return written
 
 
-@inlined
 def load_levels(levels: Any, begin: Any, end: Any, side: Any, price: Any, size: Any) -> Any:
     """Copy a recorded book's levels; returns how many there are."""
     count = min(end - begin, len(levels))

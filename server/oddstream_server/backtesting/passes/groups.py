@@ -12,11 +12,8 @@ import numpy as np
 
 from oddstream_server.backtesting.acceleration import compiled
 from oddstream_server.backtesting.passes.intents import INTENT, Found, Terms, found_in, load_arrays, row_layout
-from oddstream_server.backtesting.passes.looks import (
-    GROUP,
-    MEMBER,
-    drive_groups,
-)
+from oddstream_server.backtesting.passes.looks import drive_groups
+from oddstream_server.backtesting.passes.members import GROUP, MEMBER
 from oddstream_server.backtesting.records.columns import MISSING, QuoteRows
 from oddstream_server.backtesting.records.groups import Groups
 from oddstream_server.backtesting.records.universe import BEGINNING
@@ -64,7 +61,7 @@ class GroupPass:
             bound_stale_after=gate.stale_after_us,
         )
         self._status = np.zeros(markets, dtype=np.int64)
-        self._cursors = np.zeros(3, dtype=np.int64)
+        self._cursors = np.zeros(4, dtype=np.int64)
         self._cursors[2] = 2 * places
         self._groups = np.zeros(groups, dtype=GROUP)
         self._info = np.zeros(max(places, 1), dtype=MEMBER)

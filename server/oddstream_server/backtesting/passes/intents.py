@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from oddstream_server.backtesting.acceleration import inlined
 from oddstream_server.backtesting.accounts.charges import NO_SCHEDULE, ORDER, balance_rounding, raw_fee, stepped_fee
 from oddstream_server.backtesting.accounts.wide import LIMBS
 from oddstream_server.backtesting.records.columns import MISSING
@@ -99,7 +98,6 @@ def tick_at(
     return max(tick, 1)
 
 
-@inlined
 def write_intent(
     intents: Any, at: Any, kind: Any, row: Any, now_us: Any, sequence: Any, strategy: Any, market: Any, outcome: Any
 ) -> None:

@@ -4,7 +4,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from oddstream_server.backtesting.acceleration import inlined
 from oddstream_server.backtesting.records.columns import MISSING
 
 AT_SIGNAL, NEXT_QUOTE, CONFIGURED = 1, 2, 4
@@ -65,7 +64,6 @@ PENDING: Final = np.dtype(
 )
 
 
-@inlined
 def gate_open(bid: Any, ask: Any, payout: Any) -> Any:
     """False for a crossed, locked or placeholder book."""
     if bid == MISSING or ask == MISSING:
@@ -73,7 +71,6 @@ def gate_open(bid: Any, ask: Any, payout: Any) -> Any:
     return not (bid >= ask or (bid * 100 <= payout and ask * 100 >= payout * 99))
 
 
-@inlined
 def write_offer(
     offers: Any,
     at: Any,
@@ -105,7 +102,6 @@ def write_offer(
     offer["maker"] = maker
 
 
-@inlined
 def offer_touch(
     offers: Any,
     written: Any,
@@ -174,7 +170,6 @@ def offer_touch(
     return written
 
 
-@inlined
 def rest_on_quote(
     offers: Any,
     written: Any,
@@ -213,7 +208,6 @@ def rest_on_quote(
     return written
 
 
-@inlined
 def rest_on_print(
     offers: Any, written: Any, pending: Any, now: Any, sequence: Any, price: Any, size: Any, taker: Any, payout: Any
 ) -> Any:
