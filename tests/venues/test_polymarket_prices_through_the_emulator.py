@@ -6,8 +6,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from oddstream_server.application.ports import CatalogPage
 from oddstream_server.domain.market import Market, MarketState
 from oddstream_server.domain.quote import FeedState, Quote
+from oddstream_server.domain.signal import Direction, SignalEvent, SignalEventType
+from oddstream_server.pipeline.deciding.runner import StrategyRunner
+from oddstream_server.strategies.registry import Registry
 from oddstream_server.venues.polymarket import PolymarketAdapter
 from oddstream_server.venues.socket import SocketConfig
 from tests.emulator import faults
@@ -64,6 +68,9 @@ class Scene:
 
     def heard(self, series_id: str) -> list[int | None]:
         return [q.bid_price_micros for q in self.sink.quotes if q.market_id == series_id]
+
+    async def heard_so_many(self, count: int) -> None:
+        await self.sink.until(lambda: len(self.heard(BTC)) == count, "the price came")
 
     async def subscribed(self, handshakes: int = 1) -> None:
         await self.sink.until(
@@ -200,3 +207,59 @@ async def test_without_a_market_about_a_price_no_connection_is_made() -> None:
         async with following(adapter, sink):
             await sink.until(lambda: FeedState.LIVE in sink.states, "the books are live")
         assert prices.handshakes == 0
+
+
+async def test_a_strategy_speaks_on_an_up_or_down_market_once_its_strike_is_known_and_not_before() -> None:
+    """Socket to signal without any key: prices move by far after the start, and the book stays where it was."""
+    async with a_scene(socket=replace(QUICK_SOCKET, stale_after_s=3_600)) as scene:
+        now_us = scene.opening_us - 200_000_000
+        config = config_for(
+            scene.venue,
+            prices_url=scene.prices.ws,
+            price_socket=replace(QUICK_SOCKET, stale_after_s=3_600),
+            socket=replace(QUICK_SOCKET, stale_after_s=3_600),
+            clock=lambda: now_us,
+        )
+        await scene.adapter.close()
+        scene.adapter = PolymarketAdapter(config)
+        market_id = await scene.discover()
+        runner, events, taken = StrategyRunner([Registry().configure("decay.expiry", {})]), list[SignalEvent](), 0
+
+        def decide() -> None:
+            nonlocal taken
+            items, taken = scene.sink.items[taken:], len(scene.sink.items)
+            for item in items:
+                if isinstance(item, CatalogPage):
+                    runner.offer_catalog(item.events, [m for m in item.markets if m.market_id == market_id])
+                elif isinstance(item, Quote):
+                    events.extend(runner.decide([item]).events)
+                    runner.commit()
+
+        async with following(scene.adapter, scene.sink):
+            await scene.subscribed()
+            await scene.sink.until(lambda: bool(scene.heard(market_id)), "the book came")
+            for count in range(1, 60):
+                now_us += 5_000_000
+                second_us = now_us - 1_000_000 if now_us != scene.opening_us + 1_000_000 else scene.opening_us
+                wiggle = (count % 3) * EXACT
+                after = now_us > scene.opening_us + 20_000_000
+                scene.prices.tell(SPOT, second_us, (76_900 if after else 76_000) * EXACT + wiggle)
+                if count == 40:
+                    assert now_us == scene.opening_us
+                    scene.prices.tell(SIXTY, scene.opening_us, 76_001 * EXACT)
+                    await scene.sink.until(lambda: scene.floor(market_id) is not None, "the strike is known")
+                await scene.heard_so_many(count)
+                if count < 40:
+                    decide()
+                    assert events == [], "nothing is known to compare with"
+            decide()
+    created = [e for e in events if e.type is SignalEventType.CREATED]
+    assert created, "a price a percent above the strike is worth more than the book says"
+    first = created[0].signal
+    assert [leg.market_id for leg in first.legs] == [market_id]
+    assert first.direction is Direction.UP
+    evidence = {e.name: e.value for e in first.evidence}
+    assert evidence["strike_floor_micros"] == 76_001_000_000
+    assert evidence["averaging_us"] == 60_000_000
+    assert {e.name: e.source for e in first.evidence}["underlying_price_micros"] == BTC, "whose price it is, is said"
+    assert first.input_time_us > scene.opening_us

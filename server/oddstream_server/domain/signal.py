@@ -122,7 +122,7 @@ class Evidence:
     unit: str
     """micros, us, count, ppm (parts per million), bool."""
     source: str
-    """The market id, ``params`` or ``derived``."""
+    """The market id, the id of an underlying's price, ``params`` or ``derived``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,7 @@ def market_verdict(
         fair_value_micros=int(out["fair_value_micros"]) if kind.has_fair_value else None,
         time_to_live_us=int(out["time_to_live_us"]),
         legs=(make(market, quote, tradable),),
-        evidence=_evidence(kind, out, market.market_id),
+        evidence=_evidence(kind, out, market),
         input_time_us=quote.receive_time_us if trigger is None else trigger.receive_time_us,
         input_digest=lambda: rows_digest([quote], trade, underlying),
         venue=market.venue,
@@ -158,7 +158,7 @@ def group_verdict(
         fair_value_micros=int(out["fair_value_micros"]) if kind.has_fair_value else None,
         time_to_live_us=int(out["time_to_live_us"]),
         legs=tuple(_leg_of(*picked[i], size) for i in order),
-        evidence=_evidence(kind, out, "") + tuple(e for i in order for e in _touch(*picked[i])),
+        evidence=_evidence(kind, out) + tuple(e for i in order for e in _touch(*picked[i])),
         input_time_us=now_us,
         input_digest=lambda: rows_digest([member[1] for member in members if member is not None]),
         venue=picked[order[0]][0].venue,
@@ -190,11 +190,13 @@ def _touch(market: Market, quote: Quote, buys: bool) -> tuple[Evidence, ...]:
     return tuple(found)
 
 
-def _evidence(kind: StrategyKind, out: Any, market_id: str) -> tuple[Evidence, ...]:
-    return tuple(
-        Evidence(f.name, int(out[f.name]), f.unit, market_id if f.source == "market" else f.source)
-        for f in kind.evidence
-    )
+def _evidence(kind: StrategyKind, out: Any, market: Market | None = None) -> tuple[Evidence, ...]:
+    """What a kernel wrote, with where it comes from by name: its market, or the price that the market is about."""
+    names = {"market": "", "underlying": ""}
+    if market is not None:
+        underlying_id = "" if market.strike is None else market.strike.underlying_id
+        names = {"market": market.market_id, "underlying": underlying_id}
+    return tuple(Evidence(f.name, int(out[f.name]), f.unit, names.get(f.source, f.source)) for f in kind.evidence)
 
 
 def _or_missing(value: int | None) -> int:

@@ -437,7 +437,7 @@ class Evidence(message.Message):
     unit: EvidenceUnit.ValueType
     """It tells what the value counts."""
     source: builtins.str
-    """It tells where the value comes from: a market id, "params", or "derived"."""
+    """It tells where the value comes from: a market id, the id of an underlying's price, "params", or "derived"."""
     def __init__(
         self,
         *,
