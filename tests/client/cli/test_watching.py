@@ -26,9 +26,15 @@ def fresh(n, **changes):
     return a_signal(n, at_us=time.time_ns() // 1000, **changes)
 
 
-def _heed_ctrl_c():
-    """A shell lets its background jobs ignore Ctrl-C, and the tests may run in one."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+@pytest.fixture(autouse=True)
+def _commands_heed_ctrl_c():
+    """A shell lets its background jobs ignore Ctrl-C, the tests may run in one, and a command inherits it.
+
+    Not by a function before the command's exec: then the process is forked, while gRPC's threads hold locks.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Terminal:
@@ -44,7 +50,6 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=_heed_ctrl_c,
         )
         os.close(slave)
         self._raw = ""
@@ -161,7 +166,6 @@ def piped(environment):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=_heed_ctrl_c,
         )
         running.append(process)
         return process
