@@ -256,3 +256,20 @@ def test_the_interval_of_the_edge_is_that_of_drawing_whole_events_one_draw_at_a_
         drawn.append(profit[chosen].sum() / size[chosen].sum() * 1_000_000)
     low, high = np.quantile(drawn, [0.025, 0.975])
     assert (edge.low_micros, edge.high_micros) == (round(low), round(high))
+
+
+@pytest.mark.parametrize("count", [2, 37, 1_999])
+def test_counting_how_often_a_cluster_is_drawn_adds_up_to_what_drawing_it_does(count: int) -> None:
+    rng = np.random.Generator(np.random.PCG64(count))
+    totals = rng.integers(-(10**9), 10**12, (count, 2)).astype(np.float64)
+    counted = np.concatenate(list(forecasts._drawn_sums(totals)))
+    drawn = np.concatenate([totals[draws].sum(axis=1) for draws in forecasts._draws(count)])
+    assert counted.shape == (forecasts.BOOTSTRAP_DRAWS, 2)
+    assert np.array_equal(counted, drawn)
+
+
+def test_clusters_may_be_named_or_numbered_in_the_order_of_their_names() -> None:
+    names = ["b", "a", "c", "a", "b", "a"]
+    earned, sizes = (np.array(values, dtype=np.int64) for values in ([5, -3, 8, 2, 1, 4], [1, 2, 3, 1, 2, 3]))
+    numbers = np.array([ord(name) - ord("a") for name in names], dtype=np.int64)
+    assert forecasts.realized_edge(earned, sizes, names) == forecasts.realized_edge(earned, sizes, numbers)

@@ -153,7 +153,9 @@ def figures(outcome: Outcome, account: Account | None = None) -> BacktestMetrics
     closed = (entries["exit"] != OPEN) & (entries["exit"] != VOIDED)
     wins, trials = int((earned[closed] > 0).sum()), int(closed.sum())
     interval = forecasts.wilson(wins, trials)
-    edge = forecasts.realized_edge(earned[closed], entries["size_micros"][closed], _clusters(outcome, entries[closed]))
+    edge = forecasts.realized_edge(
+        earned[closed], entries["size_micros"][closed], _clusters(outcome, entries.take(np.flatnonzero(closed)))
+    )
     forecast = _forecasts(outcome, entries)
     fair_known = forecast.fair_micros >= 0
     fair = forecast.fair_micros[fair_known] / MICROS
@@ -192,10 +194,11 @@ def figures(outcome: Outcome, account: Account | None = None) -> BacktestMetrics
     )
 
 
-def _clusters(outcome: Outcome, entries: Any) -> list[str]:
-    markets = outcome.universe.markets
-    picked = [markets[i].market for i in outcome.log.intents["market"][entries["intent"]].tolist()]
-    return [m.event_id or m.market_id for m in picked]
+def _clusters(outcome: Outcome, entries: Any) -> Any:
+    """The event of each trade (its market where it has none), as its place among their ids in order."""
+    traded, place = np.unique(outcome.log.intents["market"].take(entries["intent"]), return_inverse=True)
+    picked = [outcome.universe.markets[i].market for i in traded.tolist()]
+    return np.unique([m.event_id or m.market_id for m in picked], return_inverse=True)[1][place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,12 +215,13 @@ def _forecasts(outcome: Outcome, entries: Any) -> _Forecasts:
     payouts = known_payouts(outcome)
     intents = outcome.log.intents
     _, first = np.unique(entries["intent"], return_index=True)
-    entered = entries[first]
-    wanted = intents[entered["intent"]]
+    entered = entries.take(first)
+    wanted = intents.take(entered["intent"])
     whole = outcome.universe.terms["payout_micros"][wanted["market"]]
     paid = payouts[wanted["market"]]
     two_class = (paid == 0) | (paid == whole)
-    entered, wanted, whole, paid = entered[two_class], wanted[two_class], whole[two_class], paid[two_class]
+    places = np.flatnonzero(two_class)
+    entered, wanted, whole, paid = (values.take(places) for values in (entered, wanted, whole, paid))
     happened = np.where(wanted["outcome"] == 0, paid == whole, paid == 0).astype(np.float64)
     fair = np.where(wanted["fair_micros"] >= 0, wanted["fair_micros"] * MICROS // np.maximum(whole, 1), -1)
     return _Forecasts(entered["price_micros"] * MICROS // np.maximum(whole, 1), fair, happened)

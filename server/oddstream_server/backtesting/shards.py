@@ -12,7 +12,7 @@ import numpy as np
 from oddstream_server.backtesting.config import BacktestConfig, hold_flags
 from oddstream_server.backtesting.passes.fills import find_offers
 from oddstream_server.backtesting.passes.groups import GroupPass
-from oddstream_server.backtesting.passes.intents import INTENT, Terms
+from oddstream_server.backtesting.passes.intents import INTENT, Terms, joined
 from oddstream_server.backtesting.passes.offers import AT_SIGNAL, CONFIGURED, NEXT_QUOTE, OFFER
 from oddstream_server.backtesting.passes.signals import SignalPass
 from oddstream_server.backtesting.passes.steps import steps_of
@@ -135,20 +135,14 @@ def find_intents(
         )
     if in_order:
         return found[0], counts
-    intents = np.concatenate(found)
+    intents = joined(found, INTENT)
     lengths = [len(part) for part in found]
     starts = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
     order = np.lexsort([intents[name] for name in ("strategy", "sequence", "phase", "time_us", "row")])
     place = np.empty(len(intents), dtype=np.int64)
     place[order] = np.arange(len(intents))
     intents["basket"] = place[intents["basket"] + starts]
-    return intents[order], counts
-
-
-def _joined(parts: Sequence[Any], dtype: np.dtype[Any]) -> Any:
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)
+    return intents.take(order), counts
 
 
 def _failed(strategy: ConfiguredStrategy, error: Exception) -> StrategyFailed:
@@ -212,6 +206,26 @@ class Log:
     input_digest: str
 
 
+def _all(parts: Sequence[Any]) -> Any:
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def _interleaved(parts: Sequence[Any], dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """Records by time, phase and sequence, within a row, which is one shard's, as found; and where each part's went."""
+    order = np.lexsort([_all([part[name] for part in parts]) for name in ("sequence", "phase", "time_us")])
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    made = np.empty(len(order), dtype=dtype)
+    width = dtype.itemsize // 8
+    rows = made.view(np.int64).reshape(-1, width)
+    begin = 0
+    for part in parts:
+        # straight to where it belongs: the parts behind each other would be as much memory again
+        rows[place[begin : begin + len(part)]] = part.view(np.int64).reshape(-1, width)
+        begin += len(part)
+    return made, place
+
+
 def merge(universe: Universe, results: Iterable[ShardResult]) -> Log:
     """One log of all shards, the same for any cut of the markets into shards of whole events.
 
@@ -225,20 +239,16 @@ def merge(universe: Universe, results: Iterable[ShardResult]) -> Log:
             raise ValueError("two shards of a backtest hold the same market; cut the markets anew")
         digests.update(part.digests)
         coverage, counts = coverage.plus(part.coverage), counts.plus(part.counts)
-    # by time and sequence; within a row, which is one shard's, the order found
-    before = np.cumsum([0, *(len(p.intents) for p in parts)])
-    intents = _joined([p.intents for p in parts], INTENT)
-    offers = _joined([p.offers for p in parts], OFFER)
-    if len(parts) > 1:
-        intents["basket"] += np.repeat(before[:-1], [len(p.intents) for p in parts])
-        offers["intent"] += np.repeat(before[:-1], [len(p.offers) for p in parts])
-        order = np.lexsort((intents["sequence"], intents["phase"], intents["time_us"]))
-        place = np.empty(len(intents), dtype=np.int64)
-        place[order] = np.arange(len(intents))
-        intents = intents[order]
-        intents["basket"] = place[intents["basket"]]
-        offers["intent"] = place[offers["intent"]]
-        offers = offers[np.lexsort((offers["sequence"], offers["phase"], offers["time_us"]))]
+    if len(parts) == 1:
+        intents, offers = parts[0].intents, parts[0].offers
+    else:
+        intents, place = _interleaved([p.intents for p in parts], INTENT)
+        begins = np.cumsum([0, *(len(p.intents) for p in parts)]).tolist()
+        numbers = [p.intents["basket"] + begin for p, begin in zip(parts, begins, strict=False)]
+        intents["basket"][place] = place[_all(numbers)]
+        offers, written = _interleaved([p.offers for p in parts], OFFER)
+        numbers = [p.offers["intent"] + begin for p, begin in zip(parts, begins, strict=False)]
+        offers["intent"][written] = place[_all(numbers)]
     marked = np.concatenate([p.marked for p in parts]) if parts else np.empty(0, dtype=np.int64)
     mark_of = np.full(max(len(universe), 1), -1, dtype=np.int64)
     mark_of[marked] = np.arange(len(marked))

@@ -7,8 +7,9 @@ computed again, and parts computed anywhere give the same result hash.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice, product
 from math import prod
@@ -196,9 +197,14 @@ def run_sweep_shard(
         yield from map(run_set, numbers)
         return
     with ThreadPoolExecutor(threads) as pool:
-        # one set a thread and one waiting, so that finished parts don't pile up
-        for begin in range(0, len(numbers), 2 * threads):
-            yield from pool.map(run_set, numbers[begin : begin + 2 * threads])
+        # one set a thread and one waiting, so that finished parts don't pile up and no thread waits for its caller
+        waiting: deque[Future[tuple[int, ShardResult]]] = deque()
+        for number in numbers:
+            if len(waiting) == 2 * threads:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(run_set, number))
+        while waiting:
+            yield waiting.popleft().result()
 
 
 @dataclass(frozen=True, slots=True)

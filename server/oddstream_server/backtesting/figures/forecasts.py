@@ -5,7 +5,7 @@ for the win rate, a bootstrap over whole events for the edge, with a fixed seed.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -93,50 +93,58 @@ class Edge:
     high_micros: int | None
 
 
-def realized_edge(profits_micros: Integers, sizes_micros: Integers, clusters: Sequence[str]) -> Edge | None:
+def realized_edge(profits_micros: Integers, sizes_micros: Integers, clusters: Sequence[str] | Integers) -> Edge | None:
     """Profit over contracts of all trades; the interval draws whole clusters: trades of one event stay together.
 
-    :param clusters: the event of each trade (its market where it has none).
+    :param clusters: the event of each trade (its market where it has none), by id or by a number in the ids' order.
     """
     contracts = int(sizes_micros.sum())
     if contracts == 0:
         return None
     mean = divide(int(profits_micros.sum()) * MICROS, contracts, Rounding.HALF_UP)
-    names = sorted(set(clusters))
+    names, member = np.unique(clusters, return_inverse=True)
     if len(names) < 2:
         return Edge(mean, None, None)
-    place = {name: i for i, name in enumerate(names)}
-    member = np.fromiter((place[name] for name in clusters), dtype=np.int64, count=len(clusters))
-    profit, size = (
-        np.bincount(member, weights=values.astype(np.float64)).astype(np.float64)
-        for values in (profits_micros, sizes_micros)
+    totals = np.stack(
+        [np.bincount(member, weights=values.astype(np.float64)) for values in (profits_micros, sizes_micros)], axis=1
     )
-    drawn = (
-        np.concatenate([_drawn_sums(profit, part) / _drawn_sums(size, part) for part in _draws(len(names))]) * MICROS
-    )
+    drawn = np.concatenate(list(_drawn_sums(totals.astype(np.float64))))
     tail = (1.0 - CONFIDENCE_LEVEL) / 2.0
-    low, high = np.quantile(drawn, [tail, 1.0 - tail])
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1] * MICROS, [tail, 1.0 - tail])
     return Edge(mean, round(float(low)), round(float(high)))
 
 
-def _draws(count: int) -> Iterable[npt.NDArray[np.int32]]:
-    """Which of ``count`` clusters each draw takes, [draw, place], some at a time; the same for a count always."""
-    return _kept_draws(count) if count <= _KEPT_COUNT else _new_draws(count)
+def _drawn_sums(totals: Floats) -> Iterator[Floats]:
+    """Sums of each draw's clusters, [draw, column], some draws at a time.
+
+    :param totals: whole numbers by [cluster, column].
+    """
+    count = len(totals)
+    exact = count * float(np.abs(totals).max()) < 2.0**53
+    if count <= _KEPT_COUNT and exact:
+        # whole numbers add up to the same in any order, so each cluster is taken once, as often as it was drawn
+        for times in _kept_counts(count):
+            yield times.astype(np.float64) @ totals
+        return
+    for draws in _draws(count):
+        yield np.stack([totals[:, k][draws].sum(axis=1) for k in range(totals.shape[1])], axis=1)
 
 
 @lru_cache(maxsize=4)  # a sweep asks for the same few counts over and over, and drawing would be most of its time
-def _kept_draws(count: int) -> tuple[npt.NDArray[np.int32], ...]:
-    return tuple(_new_draws(count))
+def _kept_counts(count: int) -> tuple[npt.NDArray[np.uint16], ...]:
+    """How often each draw takes each of ``count`` clusters, [draw, cluster], some draws at a time."""
+    found = []
+    for draws in _draws(count):
+        cells = draws + count * np.arange(len(draws), dtype=np.int32)[:, None]
+        times = np.bincount(cells.reshape(-1), minlength=count * len(draws))
+        found.append(times.reshape(len(draws), count).astype(np.uint16))
+    return tuple(found)
 
 
-def _new_draws(count: int) -> Iterator[npt.NDArray[np.int32]]:
+def _draws(count: int) -> Iterator[npt.NDArray[np.int32]]:
+    """Which of ``count`` clusters each draw takes, [draw, place], some at a time; the same for a count always."""
     rng = np.random.Generator(np.random.PCG64(0))
     at_once = max(1, _DRAWN_CELLS // count)
     for begin in range(0, BOOTSTRAP_DRAWS, at_once):
         draws = min(at_once, BOOTSTRAP_DRAWS - begin)
         yield rng.integers(0, count, (draws, count)).astype(np.int32)
-
-
-def _drawn_sums(values: Floats, draws: npt.NDArray[np.int32]) -> Floats:
-    sums: Floats = values[draws].sum(axis=1)
-    return sums

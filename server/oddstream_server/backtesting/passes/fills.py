@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from oddstream_server.backtesting.acceleration import compiled
-from oddstream_server.backtesting.passes.intents import compact
+from oddstream_server.backtesting.passes.intents import compact, joined
 from oddstream_server.backtesting.passes.offers import (
     AT_SIGNAL,
     CONFIGURED,
@@ -507,6 +507,5 @@ def find_offers(
     """
     book = OfferPass(shard, universe, strategy_count, rules, plain=plain)
     chunks = [*book.run(intents, 0, len(shard.quotes)), *book.finish()]
-    if len(chunks) == 1:
-        return compact(chunks[0])
-    return np.concatenate(chunks) if chunks else np.empty(0, dtype=OFFER)
+    offers = joined(chunks, OFFER)
+    return compact(offers) if len(chunks) == 1 else offers

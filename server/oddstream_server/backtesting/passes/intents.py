@@ -140,6 +140,18 @@ def compact(records: Any) -> Any:
     return records if records.base is None or 4 * records.nbytes > records.base.nbytes else records.copy()
 
 
+def joined(parts: Sequence[Any], dtype: np.dtype[Any]) -> Any:
+    """Parts of records of int64 behind each other; whole ones are copied, since numpy would go field by field.
+
+    To pick records ``take`` does the same, where an index goes field by field too.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if not len(parts):
+        return np.empty(0, dtype=dtype)
+    return np.concatenate([part.view(np.int64) for part in parts]).view(dtype)
+
+
 def found_in(chunks: Sequence[Any], counts: Any) -> Found:
     """What a call found, with baskets numbered through.
 
@@ -150,9 +162,8 @@ def found_in(chunks: Sequence[Any], counts: Any) -> Found:
         chunk["basket"] += written
         written += len(chunk)
     created, revised, ended, _, warm = counts.tolist()
-    if len(chunks) == 1:
-        return Found(compact(chunks[0]), created, revised, ended, warm)
-    return Found(np.concatenate(chunks) if chunks else np.empty(0, dtype=INTENT), created, revised, ended, warm)
+    intents = joined(chunks, INTENT)
+    return Found(compact(intents) if len(chunks) == 1 else intents, created, revised, ended, warm)
 
 
 def row_layout(names: tuple[str, ...], cells: tuple[str, ...]) -> np.dtype[Any]:
