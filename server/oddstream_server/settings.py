@@ -136,6 +136,9 @@ class Settings(BaseSettings):
     """``auto``, or venues separated by commas."""
     markets_per_venue: int = Field(default=500, ge=1, le=100_000)
     """How many open markets are followed at most, by volume."""
+    window_markets_per_venue: int = Field(default=40, ge=0, le=10_000)
+    """How many of these places go first to markets that compare the price at a window's end with that at its start
+    (Polymarket's up-or-down ones), by their end within the hour; at most half of all places."""
     discovery_seconds: float = Field(default=300.0, ge=1)
     kalshi_rest_url: str = "https://external-api.kalshi.com/trade-api/v2"
     kalshi_websocket_url: str = "wss://external-api-ws.kalshi.com/trade-api/ws/v2"

@@ -147,6 +147,7 @@ async def run_pipeline(settings: Settings, process: str, stop: StopSignal) -> No
         observer=metrics,
         settings=PipelineSettings(
             markets_per_venue=settings.markets_per_venue,
+            window_markets_per_venue=settings.window_markets_per_venue,
             discovery_seconds=settings.discovery_seconds,
             lease_seconds=settings.lease_seconds,
             depth_seconds=settings.depth_seconds,

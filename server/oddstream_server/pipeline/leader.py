@@ -52,6 +52,8 @@ class PipelineSettings:
     """Bounds and beats, in seconds where nothing else is said."""
 
     markets_per_venue: int = 500
+    window_markets_per_venue: int = 40
+    """How many of these are markets of the next windows; see :func:`~.discovery.choose_markets`."""
     discovery_seconds: float = 300.0
     lease_seconds: float = 3.0
     queue_capacity: int = 20_000
@@ -372,6 +374,7 @@ class Pipeline:
                         observer=self._observer,
                         clock=self._clock,
                         markets_limit=self._settings.markets_per_venue,
+                        window_markets=self._settings.window_markets_per_venue,
                         on_followed=lambda market_ids: (
                             None if publisher is None else publisher.follow(adapter.venue, market_ids)
                         ),
