@@ -81,11 +81,12 @@ def walk(
     :param cursors: [change, intent, print, book row, offers written, most offers of one turn, row seen, number of the
         first intent].
     :param pendings: PENDING by (strategy, market, 0 entry, 1 exit of outcome 0, 2 exit of outcome 1).
-    :param waiting: pendings with something left, by market.
-    :param options: [latency, fills on the trigger, walks books, makes, moments].
+    :param waiting: pendings with something left, by market, and of all markets behind them.
+    :param last_row: by market; not kept where all intents are of their rows' own markets.
+    :param options: [latency, fills on the trigger, walks books, makes, moments, intents are of their rows' markets].
     """
     latency, on_trigger, walks, makes = options[0], options[1] != 0, options[2] != 0, options[3] != 0
-    asked = options[4]
+    asked, own_rows, total = options[4], options[5] != 0, len(waiting) - 1
     change, intent, printed, book, written = cursors[0], cursors[1], cursors[2], cursors[3], cursors[4]
     change_count, intent_count, print_count, book_count = (
         len(changes),
@@ -102,9 +103,15 @@ def walk(
         if not seen:
             # rows of markets where nothing waits: prints, books and changes are caught up with at the next stop
             stop = min(end, next_row)
-            while i < stop and waiting[market[i]] == 0:
-                last_row[market[i]] = i
-                i += 1
+            if own_rows:
+                if waiting[total] == 0:
+                    i = stop
+                while i < stop and waiting[market[i]] == 0:
+                    i += 1
+            else:
+                while i < stop and waiting[market[i]] == 0:
+                    last_row[market[i]] = i
+                    i += 1
             if i == end:
                 break
         # one thing a turn, so that the room in offers is asked for each time: a print that is due, the row, an intent
@@ -148,10 +155,17 @@ def walk(
                 status[changes[change]["market"]] = changes[change]["status"]
                 change += 1
                 next_change_us = changes[change]["time_us"] if change < change_count else 2**62
+            m = intents[intent]["market"]
+            r = i if own_rows else last_row[m]
+            level_count = 0
+            if walks and on_trigger:
+                level_count = load_levels(
+                    levels, book_bounds[m, 0], book_bounds[m, 1], book_side, book_price, book_size
+                )
             written = decide(
-                offers, written, intents, intent, i, latency, on_trigger, walks, makes, asked, bid_price, bid_size,
-                ask_price, ask_size, terms, status, pendings, waiting, last_row, book_bounds, levels, book_side,
-                book_price, book_size, cursors[7],
+                offers, written, intents[intent], cursors[7] + intent, i, latency, on_trigger, makes, asked,
+                bid_price[r], bid_size[r], ask_price[r], ask_size[r], terms[m], status[m], pendings, waiting, levels,
+                level_count,
             )  # fmt: skip
             intent += 1
             next_row = intents[intent]["row"] if intent < intent_count else 2**62
@@ -191,6 +205,7 @@ def walk(
                             pending["moments"] = 0
                             pending["resting"] = 0
                             waiting[m] -= 1
+                            waiting[total] -= 1
                             continue
                         if pending["resting"] != 0:
                             written = rest_on_quote(
@@ -238,6 +253,7 @@ def walk(
                         )
                         if pending["moments"] == 0 and pending["resting"] == 0:
                             waiting[m] -= 1
+                            waiting[total] -= 1
         if next_row == i:
             seen = True
         else:
@@ -248,44 +264,39 @@ def walk(
 
 
 def decide(
-    offers: Any, written: Any, intents: Any, which: Any, row: Any, latency: Any, on_trigger: Any, walks: Any,
-    makes: Any, asked: Any, bid_price: Any, bid_size: Any, ask_price: Any, ask_size: Any, terms: Any, status: Any,
-    pendings: Any, waiting: Any, last_row: Any, book_bounds: Any, levels: Any, book_side: Any, book_price: Any,
-    book_size: Any, numbered_from: Any,
+    offers: Any, written: Any, wanted: Any, number: Any, row: Any, latency: Any, on_trigger: Any, makes: Any,
+    asked: Any, bid: Any, bid_size: Any, ask: Any, ask_size: Any, terms: Any, status: Any, pendings: Any,
+    waiting: Any, levels: Any, level_count: Any,
 ) -> Any:  # fmt: skip
     """An intent begins to wait; what the book offers at once is written. Returns the offers written in all."""
-    wanted = intents[which]
     m, s = wanted["market"], wanted["strategy"]
     now, phase, sequence = wanted["time_us"], wanted["phase"], wanted["sequence"]
-    payout = terms[m]["payout_micros"]
-    r = last_row[m]
-    bid, ask = bid_price[r], ask_price[r]
-    level_count = 0
-    if walks and on_trigger:
-        level_count = load_levels(levels, book_bounds[m, 0], book_bounds[m, 1], book_side, book_price, book_size)
+    payout, total = terms["payout_micros"], len(waiting) - 1
     entry = pendings[s, m, 0]
     if entry["moments"] != 0 or entry["resting"] != 0:
         # a new intent takes the place of an entry that waits
         entry["moments"] = 0
         entry["resting"] = 0
         waiting[m] -= 1
+        waiting[total] -= 1
     k = 0 if wanted["kind"] == 1 else 1 + wanted["outcome"]
     pending = pendings[s, m, k]
     if pending["moments"] == 0:
         waiting[m] += 1
+        waiting[total] += 1
     pending["moments"] = asked
-    pending["intent"] = numbered_from + which
+    pending["intent"] = number
     pending["row"] = row
     pending["outcome"] = wanted["outcome"]
     pending["expire_us"] = wanted["expire_us"]
-    pending["arrival_us"] = now if on_trigger else now + max(latency, terms[m]["taker_delay_us"])
+    pending["arrival_us"] = now if on_trigger else now + max(latency, terms["taker_delay_us"])
     if k == 0:
         write_offer(
             offers,
             written,
             DECIDE,
             7,
-            numbered_from + which,
+            number,
             now,
             phase,
             sequence,
@@ -297,7 +308,7 @@ def decide(
             0,
         )
         written += 1
-    if status[m] == 2 and gate_open(bid, ask, payout):
+    if status == 2 and gate_open(bid, ask, payout):
         moments = asked & (1 | (4 if on_trigger and not (makes and k == 0) else 0))
         first = written
         written = offer_touch(
@@ -308,9 +319,9 @@ def decide(
             now,
             sequence,
             bid,
-            bid_size[r],
+            bid_size,
             ask,
-            ask_size[r],
+            ask_size,
             payout,
             moments,
             levels,
@@ -322,6 +333,7 @@ def decide(
         pending["moments"] = pending["moments"] & ~1
     if pending["moments"] == 0:
         waiting[m] -= 1
+        waiting[total] -= 1
     return written
 
 
@@ -398,10 +410,18 @@ class OfferPass:
     """The book on its way past the intents of a shard, in the order of rows.
 
     :param strategy_count: strategies that the intents are of.
+    :param own_rows: every intent is of its row's own market, so that no other market's last row is asked for.
     """
 
     def __init__(
-        self, shard: Shard, universe: Universe, strategy_count: int, rules: FillRules, *, plain: bool = False
+        self,
+        shard: Shard,
+        universe: Universe,
+        strategy_count: int,
+        rules: FillRules,
+        *,
+        own_rows: bool = False,
+        plain: bool = False,
     ) -> None:
         self._walk: Callable[..., Any] = compiled(walk, plain=plain)
         self._finish: Callable[..., Any] = compiled(finish_prints, plain=plain)
@@ -431,11 +451,11 @@ class OfferPass:
         self._cursors = np.zeros(8, dtype=np.int64)
         self._cursors[5] = self._reserve
         self._pendings = np.zeros((strategy_count, count, 3), dtype=PENDING)
-        self._waiting = np.zeros(count, dtype=np.int64)
+        self._waiting = np.zeros(count + 1, dtype=np.int64)
         self._last_row = np.zeros(count, dtype=np.int64)
         self._book_bounds = np.zeros((count if walks else 1, 2), dtype=np.int64)
         self._levels = np.zeros((max(level_room, 1), 3), dtype=np.int64)
-        options = (rules.latency_us, rules.on_trigger, walks, rules.makes, rules.moments)
+        options = (rules.latency_us, rules.on_trigger, walks, rules.makes, rules.moments, own_rows)
         self._options = np.array(options, dtype=np.int64)
 
     def run(self, intents: Any, begin: int, end: int) -> list[Any]:
@@ -505,7 +525,8 @@ def find_offers(
 
     :param intents: array of INTENT by (row, time, sequence, strategy).
     """
-    book = OfferPass(shard, universe, strategy_count, rules, plain=plain)
+    own_rows = bool((shard.quotes.market[intents["row"]] == intents["market"]).all())
+    book = OfferPass(shard, universe, strategy_count, rules, own_rows=own_rows, plain=plain)
     chunks = [*book.run(intents, 0, len(shard.quotes)), *book.finish()]
     offers = joined(chunks, OFFER)
     return compact(offers) if len(chunks) == 1 else offers
