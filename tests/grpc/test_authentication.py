@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +14,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from oddstream.v1 import market_service_pb2, signal_service_pb2
 from oddstream_server.application.calls.request import current_request
+from oddstream_server.application.keys.authentication import OnEnd
 from oddstream_server.application.keys.issuing import new_key
 from oddstream_server.application.keys.key_format import KeyMode, checksum, generate
-from oddstream_server.domain.principal import Role, Scopes
+from oddstream_server.domain.errors import Unauthenticated
+from oddstream_server.domain.principal import Principal, Role, Scopes
 from oddstream_server.interceptors.assembly import ChainSettings
 from tests.grpc.running_server import CONTRACT, PEPPERS, World, bearer, failure_of, now_us, read_failure, running
 
@@ -255,3 +259,30 @@ async def test_a_stream_ends_when_its_secret_was_replaced_or_what_its_key_may_do
             server.authenticator.forget()
             failure = await failure_of(stream)
             assert (failure.code, failure.reason) == expected
+
+
+async def test_a_stream_that_loses_its_key_at_any_moment_of_its_beginning_ends_with_a_status() -> None:
+    """Also where its first message is on its way: gRPC sends no status over initial metadata that are."""
+    world = World()
+    async with running(world) as server:
+        watching = server.authenticator.watching
+        loop = asyncio.get_running_loop()
+        turns = 0
+
+        def after(left: int, end: Callable[[], None]) -> None:
+            if left:
+                loop.call_soon(after, left - 1, end)
+            else:
+                end()
+
+        def watching_and_ending(principal: Principal, on_end: OnEnd) -> AbstractContextManager[None]:
+            after(turns, lambda: on_end(Unauthenticated("over", reason="CREDENTIAL_REVOKED")))
+            return watching(principal, on_end)
+
+        server.authenticator.watching = watching_and_ending  # type: ignore[method-assign]
+        metadata = bearer(world.issue().key.text)
+        for turns in range(1, 60):
+            stream = server.signals.WatchSignals(signal_service_pb2.WatchSignalsRequest(), metadata=metadata)
+            async with asyncio.timeout(10):
+                failure = await failure_of(stream)
+            assert (failure.code, failure.reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_REVOKED"), turns

@@ -37,6 +37,7 @@ from oddstream_server.interceptors.call import (
 )
 from oddstream_server.interceptors.composition import composed
 from oddstream_server.interceptors.limits.in_flight import InFlight
+from oddstream_server.interceptors.stream_context import StreamContext
 
 if TYPE_CHECKING:
     Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
@@ -117,9 +118,12 @@ class Chain(grpc.aio.ServerInterceptor):
         proceed = composed(self._layers, terminal, method.kind)
         in_flight = self._in_flight
         read = deserialize or _keep_bytes
+        streams = method.kind.response_streaming
 
         async def serve(request: Any, context: Context) -> Any:
             metadata = text_metadata(_arrived_with.get() or context.invocation_metadata())
+            if streams:
+                context = cast("Context", StreamContext(context))
             call = Call(method, request, context, metadata, read, RequestContext(method.full_name, "", ""))
             in_flight.enter(method)
             try:
