@@ -8,6 +8,7 @@ A function takes seconds to compile: of several processes that want it one compi
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -17,12 +18,8 @@ from typing import Any, Final
 
 import numpy as np
 
-try:
-    import numba
-
-    AVAILABLE: Final = True
-except ModuleNotFoundError:
-    AVAILABLE = False  # type: ignore[misc]  # Final in either branch
+AVAILABLE: Final = importlib.util.find_spec("numba") is not None
+"""numba itself is loaded with the first function to compile: not where backtests are only asked for."""
 
 _compiled: dict[str, Callable[..., Any]] = {}
 
@@ -60,6 +57,8 @@ def _compile(
     bound: Mapping[str, Callable[..., Any]],
     options: Mapping[str, Any],
 ) -> Callable[..., Any]:
+    import numba
+
     bindings: dict[str, Any] = {**function.__globals__}
     for name in function.__code__.co_names:
         if name in bound:
@@ -85,6 +84,8 @@ def _widen(jitted: Any) -> None:
 
     Else it is compiled for every mix of constants and widths that a caller's integers have or seem to have at first.
     """
+    import numba
+
     template, types = jitted.get_call_template, numba.types
 
     def get_call_template(args: Any, kws: Any) -> Any:

@@ -215,15 +215,14 @@ def _interleaved(parts: Sequence[Any], dtype: np.dtype[Any]) -> tuple[Any, Any]:
     order = np.lexsort([_all([part[name] for part in parts]) for name in ("sequence", "phase", "time_us")])
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
-    made = np.empty(len(order), dtype=dtype)
-    width = dtype.itemsize // 8
-    rows = made.view(np.int64).reshape(-1, width)
+    whole = np.dtype((np.void, dtype.itemsize))
+    rows = np.empty(len(order), dtype=whole)
     begin = 0
     for part in parts:
         # straight to where it belongs: the parts behind each other would be as much memory again
-        rows[place[begin : begin + len(part)]] = part.view(np.int64).reshape(-1, width)
+        rows.put(place[begin : begin + len(part)], part.view(whole))
         begin += len(part)
-    return made, place
+    return rows.view(dtype), place
 
 
 def merge(universe: Universe, results: Iterable[ShardResult]) -> Log:
