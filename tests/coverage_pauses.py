@@ -3,7 +3,7 @@
 A plugin: ``tests/conftest.py`` registers it.
 """
 
-import sys
+import importlib.util
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -23,8 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Whatever compiles was imported with its tests."""
-    if "numba" in sys.modules and coverage.Coverage.current() is not None:
+    if importlib.util.find_spec("numba") is not None and coverage.Coverage.current() is not None:
         from numba.core import event
 
         event.register("numba:compile", _pausing(event.Listener)())

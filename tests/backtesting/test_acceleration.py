@@ -59,7 +59,8 @@ def test_what_is_bound_reaches_the_functions_that_are_called(plain: bool) -> Non
 def test_constants_and_narrow_integers_compile_no_function_again() -> None:
     acceleration.compiled(sum_scaled, bound_scale=double)(np.array([4], dtype=np.int32))
     functions: list[Any] = [acceleration.compiled(add), acceleration.compiled(scaled, bound_scale=double)]
-    assert [len(function.signatures) for function in functions] == [1, 1]
+    # none where the caller came from the disk, as it does but for the first run of a checkout
+    assert all(len(function.signatures) <= 1 for function in functions)
 
 
 PROBE = """
