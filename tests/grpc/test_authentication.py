@@ -129,7 +129,8 @@ async def test_health_needs_no_key_and_reflection_does() -> None:
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         reflection = reflection_pb2_grpc.ServerReflectionStub(server.channel)
         ask = [reflection_pb2.ServerReflectionRequest(list_services="")]
-        failure = await failure_of(reflection.ServerReflectionInfo(iter(ask)))
+        # Nothing is sent: a message that meets the refusal on its way is an INTERNAL to grpc.aio's client (grpc#36066).
+        failure = await failure_of(reflection.ServerReflectionInfo(iter(())))
         assert failure.reason == "API_KEY_MISSING"
         answers = [a async for a in reflection.ServerReflectionInfo(iter(ask), metadata=server.auth)]
         names = {s.name for s in answers[0].list_services_response.service}
