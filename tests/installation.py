@@ -34,8 +34,7 @@ class Installation:
     Simulated data by default, denser than a venue's so that tests have traffic.
     """
 
-    def __init__(self, root: Path, settings: Mapping[str, str] | None = None, *, traced: bool = False) -> None:
-        """:param traced: its processes count for coverage, which makes them twice as slow."""
+    def __init__(self, root: Path, settings: Mapping[str, str] | None = None) -> None:
         self.root = root
         self.data_dir = root / "data"
         self.grpc_port = free_port()
@@ -43,7 +42,6 @@ class Installation:
         self.key = ""
         self.said = ""
         self._settings = dict(settings or {})
-        self._traced = {name: value for name, value in os.environ.items() if traced and name.startswith("COVERAGE_")}
         self._process: subprocess.Popen[str] | None = None
 
     @property
@@ -75,7 +73,6 @@ class Installation:
             "ODDSTREAM_GRACE_SECONDS": "2",
             "ODDSTREAM_LOG_FILE": str(self.log),
             **{f"ODDSTREAM_{name.upper()}": value for name, value in self._settings.items()},
-            **self._traced,
         }
 
     def start(self) -> str:
@@ -167,11 +164,11 @@ class Installation:
 
 
 @contextlib.contextmanager
-def installation(settings: Mapping[str, str] | None = None, *, traced: bool = False) -> Iterator[Installation]:
+def installation(settings: Mapping[str, str] | None = None) -> Iterator[Installation]:
     """A fresh one, not yet started, and nothing of it left at the end."""
     root = Path(tempfile.mkdtemp(prefix="oddstream-tests-"))
     root.chmod(0o711)  # so that the user nobody, who runs PostgreSQL for root, can pass
-    made = Installation(root, settings, traced=traced)
+    made = Installation(root, settings)
     try:
         yield made
     finally:

@@ -26,6 +26,7 @@ from typing import Any
 import asyncpg
 import pyarrow.parquet as pq
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from oddstream.cli.app import app
@@ -58,16 +59,10 @@ class Bureau:
 
     environment: dict[str, str]
 
-    def run(self, *arguments: str, code: int = 0, **changes: str) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
-            [sys.executable, "-m", "oddstream.cli", *arguments],
-            env={**self.environment, **changes},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
+    def run(self, *arguments: str, code: int = 0, **changes: str) -> Result:
+        """In this process: many commands are run, and one of its own takes each its second."""
+        done = CliRunner().invoke(app, list(arguments), env={**self.environment, **changes})
+        assert done.exit_code == code, done.output
         return done
 
     def rows(self, *arguments: str) -> list[dict[str, Any]]:
@@ -103,10 +98,8 @@ class Bureau:
         return ESCAPES.sub("", shown.decode()).replace("\r", "\n")
 
     def refusal(self, *arguments: str, code: int = 1) -> str:
-        """What a person reads of a command that fails; in one process, since there are many."""
-        done = CliRunner().invoke(app, list(arguments), env={**self.environment, "COLUMNS": "200"})
-        assert done.exit_code == code, done.output
-        return done.stderr
+        """What a person reads of a command that fails."""
+        return self.run(*arguments, code=code, COLUMNS="200").stderr
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ FEW_EVENTS = {"simulated_events": "8"}  # each has signals at once, and the proc
 
 
 @pytest.fixture
-def fresh(request: pytest.FixtureRequest) -> Iterator[Installation]:
-    with installation(FEW_EVENTS, **getattr(request, "param", {})) as made:
+def fresh() -> Iterator[Installation]:
+    with installation(FEW_EVENTS) as made:
         yield made
 
 
@@ -93,7 +93,6 @@ def test_one_command_brings_signals_and_a_follower_goes_on_over_kill_9_without_a
     assert follower.sequences == list(range(1, len(follower.sequences) + 1))
 
 
-@pytest.mark.parametrize("fresh", [{"traced": True}], indirect=True)
 def test_ctrl_c_drains_and_leaves_nothing_behind(fresh):
     fresh.start()
     assert fresh.leftovers()
