@@ -6,9 +6,7 @@ from functools import lru_cache
 
 from oddstream_server.venues.rows import QuarantineReason, RowError
 
-_ISO = re.compile(
-    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d)(?::?(\d\d))?)", re.ASCII
-)
+_ISO = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d)(?::?(\d\d))?)", re.ASCII)
 _DAY = re.compile(r"([A-Z][a-z]+) (\d{1,2}), (\d{4})", re.ASCII)
 _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July",
