@@ -280,7 +280,7 @@ async def test_a_stream_that_loses_its_key_at_any_moment_of_its_beginning_ends_w
             after(turns, lambda: on_end(Unauthenticated("over", reason="CREDENTIAL_REVOKED")))
             return watching(principal, on_end)
 
-        server.authenticator.watching = watching_and_ending  # type: ignore[method-assign]
+        server.authenticator.watching = watching_and_ending  # type: ignore[method-assign]  # the key's end, on a turn of ours
         metadata = bearer(world.issue().key.text)
         for turns in range(1, 60):
             stream = server.signals.WatchSignals(signal_service_pb2.WatchSignalsRequest(), metadata=metadata)

@@ -15,9 +15,10 @@ import orjson
 
 from oddstream_server.domain.market import Strike, Venue, underlying_id
 from oddstream_server.domain.money import MICROS
-from oddstream_server.domain.quote import Quote, SourceKind, TickSource
+from oddstream_server.domain.quote import Quote
 from oddstream_server.venues.rows import QuarantineReason, RowError, as_object, text
 from oddstream_server.venues.times import milliseconds_us
+from oddstream_server.venues.underlying_prices import as_quote
 
 AVERAGING_US: Final = 60_000_000
 PYTH: Final = "pyth."
@@ -81,17 +82,13 @@ def pyth_price(message: object, session: str, receive_time_us: int) -> Quote:
 
 
 def _price(symbol: str, value: object, venue_time_us: int, receive_time_us: int, session: str, channel: str) -> Quote:
-    price_micros = _micros(value)
-    return Quote(
-        market_id=underlying_id(Venue.KALSHI, symbol),
-        receive_time_us=receive_time_us,
-        bid_price_micros=price_micros,
-        bid_size_micros=None,
-        ask_price_micros=price_micros,
-        ask_size_micros=None,
-        source=TickSource(Venue.KALSHI, SourceKind.WEBSOCKET, f"{session}:{channel}"),
-        source_key=venue_time_us,
+    return as_quote(
+        Venue.KALSHI,
+        underlying_id(Venue.KALSHI, symbol),
+        _micros(value),
+        f"{session}:{channel}",
         venue_time_us=venue_time_us,
+        receive_time_us=receive_time_us,
     )
 
 

@@ -13,7 +13,7 @@ import orjson
 
 from oddstream_server.application.ports import CatalogPage, VenueItem
 from oddstream_server.domain.market import Market, Venue
-from oddstream_server.domain.quote import FeedState, FeedStatus, Quote, SourceKind, TickSource
+from oddstream_server.domain.quote import FeedState, FeedStatus
 from oddstream_server.venues.decimals import rounded_micros
 from oddstream_server.venues.feed_state import FeedMonitor
 from oddstream_server.venues.polymarket.strikes import PriceSeries, price_series
@@ -29,6 +29,7 @@ from oddstream_server.venues.rows import (
 )
 from oddstream_server.venues.socket import SocketConfig
 from oddstream_server.venues.times import milliseconds_us
+from oddstream_server.venues.underlying_prices import as_quote
 
 TOPICS: Final = {
     "crypto_prices_chainlink": 0,
@@ -226,17 +227,15 @@ class PriceFeed:
         self._newest_us[series] = venue_time_us
         items += self._monitor.change(self.stream, FeedState.LIVE, now_us)
         if series in self._wanted:
+            stream = f"{self._session}:{topic}"
             items.append(
-                Quote(
-                    market_id=series.series_id,
-                    receive_time_us=now_us,
-                    bid_price_micros=price_micros,
-                    bid_size_micros=None,
-                    ask_price_micros=price_micros,
-                    ask_size_micros=None,
-                    source=TickSource(Venue.POLYMARKET, SourceKind.WEBSOCKET, f"{self._session}:{topic}"),
-                    source_key=venue_time_us,
+                as_quote(
+                    Venue.POLYMARKET,
+                    series.series_id,
+                    price_micros,
+                    stream,
                     venue_time_us=venue_time_us,
+                    receive_time_us=now_us,
                 )
             )
         if venue_time_us % _GRID_US == 0:
